@@ -1,0 +1,16 @@
+"""Gradient flow in recurrent networks, as pure functions.
+
+The file list is the table of contents. Import the modules: `from rnn_jax import bptt, cells, jacobians, unroll`.
+
+    types         the alphabet of shapes, the time-index convention, what a step and a cell are
+    initializers  recurrent matrices and biases
+    cells         the recurrences: Elman, leaky, GRU, LSTM, stacks of them
+    readout       ŷ_t = g(W_hy h_t + b_y)
+    losses        L = Σ_t L_t, masked
+    unroll        a step along a sequence
+    bptt          backpropagation through time, by hand
+    jacobians     ∂h_t/∂h_{t−1}, ∂h_t/∂x_t and immediate ∂h_t/∂θ of every step
+    products      products of Jacobians that neither under- nor overflow
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,72 @@
+"""The leaky rate network, an Elman network that moves only a fraction α of the way (α = Δt/τ, Euler's step).
+
+    post-activation   h_t = (1 − α) h_{t−1} + α f(W_hh h_{t−1} + W_xh x_t + b_h)             state h
+    pre-activation    v_t = (1 − α) v_{t−1} + α (W_hh f(v_{t−1}) + W_xh x_t + b_h)           state v, h_t = f(v_t)
+
+With α = 1 both give Elman's h_t (the second one from h_0 = f(v_0)).
+The pre-activation form without input is the rate map of Sompolinsky, Crisanti and Sommers (1988).
+"""
+
+from functools import cache
+
+import jax.numpy as jnp
+
+from rnn_jax.cells.activations import Activation, derivative
+from rnn_jax.cells.structure import structured_cell
+from rnn_jax.cells.vanilla import init_elman
+from rnn_jax.types import Cell
+
+
+@cache
+def leaky(leak: float, activation: Activation = jnp.tanh, *, pre_activation: bool = False) -> Cell:
+    """The leaky cell, in the post-activation form or the pre-activation form above; parameters as Elman's.
+
+    Args:
+      leak: α, 0 < α ≤ 1, fixed (a learned leak is a step of your own).
+      activation: f, as for `cells.elman`.
+      pre_activation: whether the state is v (the input of f) rather than h.
+
+    Raises:
+      ValueError: for a leak outside (0, 1].
+
+    >>> cell = leaky(0.1)
+    >>> params = cell.init(jax.random.key(0), 3, 8)
+    >>> cell.step(params, jnp.ones(8), jnp.zeros(3)).shape
+    (8,)
+    """
+    if not 0 < leak <= 1:
+        raise ValueError(f"leak is {leak}; expected 0 < leak <= 1. leak = dt / tau; 1 is the Elman cell.")
+    return _pre_activation(leak, activation) if pre_activation else _post_activation(leak, activation)
+
+
+def _post_activation(leak: float, activation: Activation) -> Cell:
+    slope = derivative(activation)
+
+    def update(h, u, r):
+        return (1 - leak) * h + leak * activation(u + r)
+
+    def pullback(h, u, r, h_new, dh_new):
+        del h, h_new
+        z = u + r
+        dz = leak * dh_new * slope(z, activation(z))
+        return (1 - leak) * dh_new, dz, dz
+
+    return structured_cell(init=init_elman, update=update, pullback=pullback)
+
+
+def _pre_activation(leak: float, activation: Activation) -> Cell:
+    slope = derivative(activation)
+
+    def update(v, u, r):
+        return (1 - leak) * v + leak * (u + r)
+
+    def pullback(v, u, r, v_new, dv_new):
+        del v, u, r, v_new
+        return (1 - leak) * dv_new, leak * dv_new, leak * dv_new
+
+    def emit_pullback(v, dh):
+        return dh * slope(v, activation(v))
+
+    return structured_cell(
+        init=init_elman, update=update, pullback=pullback, emit=activation, emit_pullback=emit_pullback
+    )

@@ -1,0 +1,211 @@
+"""Exact Jacobians of every step along a trajectory.
+
+    J_t = ∂s_t/∂s_{t−1}        ∂s_t/∂x_t        immediate ∂s_t/∂θ  (s_{t−1} held fixed)
+
+s is the flattened state (h for Elman and GRU, then c for the LSTM; layers in turn for a stack), [i, j] is
+∂(output i)/∂(input j). For the Elman cell J_t = diag(f'(z_t)) W_hh.
+
+The functions take one sequence, `(T, D)`; `jax.vmap` is the batch. `state_jacobians` is `jax.jacfwd` of the
+step; `structured` is its twin, which uses the cell's hand-written derivatives and never differentiates through
+the matrix product. All products run at the highest precision of the device.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from rnn_jax import unroll as unrolling
+from rnn_jax.types import Cell, PyTree, Step, as_step
+
+
+def state_jacobians(step: Cell | Step, params: PyTree, state: PyTree, xs: PyTree) -> jax.Array:
+    """J_t = ∂s_t/∂s_{t−1} of every step, by `jax.jacfwd`.
+
+    Args:
+      step: a cell, or any `step(params, state, x) -> state`.
+      params: θ.
+      state: s_0 of one sequence; S is the number of its entries.
+      xs: x_1 … x_T, `(T, D)`.
+
+    Returns:
+      `(T, S, S)`, entry t − 1 is J_t.
+
+    Raises:
+      ValueError: as `unroll.unroll`, or a cell's state with batch axes.
+
+    >>> from rnn_jax import cells
+    >>> cell = cells.elman()
+    >>> params = cell.init(jax.random.key(0), 3, 8)
+    >>> state_jacobians(cell, params, cell.initial_state(params), jnp.ones((5, 3))).shape
+    (5, 8, 8)
+    """
+    return _along_trajectory(jax.jacfwd, 1, step, params, state, xs)
+
+
+def input_jacobians(step: Cell | Step, params: PyTree, state: PyTree, xs: jax.Array) -> jax.Array:
+    """∂s_t/∂x_t of every step, by `jax.jacfwd`: `(T, S, D)`, entry t − 1 for step t. Arguments as above.
+
+    >>> from rnn_jax import cells
+    >>> cell = cells.lstm()
+    >>> params = cell.init(jax.random.key(0), 3, 8)
+    >>> input_jacobians(cell, params, cell.initial_state(params), jnp.ones((5, 3))).shape
+    (5, 16, 3)
+    """
+    return _along_trajectory(jax.jacfwd, 2, step, params, state, xs)
+
+
+def parameter_jacobians(step: Cell | Step, params: PyTree, state: PyTree, xs: PyTree) -> PyTree:
+    """The immediate ∂s_t/∂θ of every step, by `jax.jacfwd`: s_{t−1} does not vary with θ. Arguments as above.
+
+    Returns:
+      The tree of the parameters, leaves `(T, S, *shape of the parameter)`. (S × as large as the parameters, at
+      every step: meant for small networks.)
+
+    >>> from rnn_jax import cells
+    >>> cell = cells.gru()
+    >>> params = cell.init(jax.random.key(0), 3, 8)
+    >>> parameter_jacobians(cell, params, cell.initial_state(params), jnp.ones((5, 3))).w_hh.shape
+    (5, 8, 3, 8, 8)
+    """
+    return _along_trajectory(jax.jacfwd, 0, step, params, state, xs)
+
+
+def _along_trajectory(
+    jacobian: Callable, argument: int, step: Cell | Step, params: PyTree, state: PyTree, xs: PyTree
+) -> PyTree:
+    """The Jacobian of the flattened step for one of (θ, s_{t−1}, x_t), at every step of the trajectory."""
+    params, state, xs = _arguments(step, params, state, xs)
+    _, unravel = ravel_pytree(state)
+
+    def flat_step(params, flat_state, x):
+        return ravel_pytree(as_step(step)(params, unravel(flat_state), x))[0]
+
+    with jax.default_matmul_precision("highest"):
+        states = unrolling.unroll(step, params, state, xs)
+        previous = jax.vmap(lambda s: ravel_pytree(s)[0])(unrolling.previous_states(state, states))
+        return jax.vmap(jacobian(flat_step, argnums=argument), in_axes=(None, 0, 0))(params, previous, xs)
+
+
+def structured(cell: Cell, params: PyTree, state: PyTree, xs: jax.Array) -> jax.Array:
+    """J_t of every step from the structure of the cell: the twin of `state_jacobians`.
+
+        J_t = ∂update/∂s + ∂update/∂r · R · ∂emit/∂s
+
+    ∂update and ∂emit act unit by unit: their diagonals come from the hand-written pullbacks of the cell with
+    cotangents of ones, one for each component of the state. R is read off the parameters once. In a stack the
+    row of layer l also holds what comes from below within the same step,
+
+        J_{l,k} += ∂update_l/∂u · W_x · ∂emit_{l−1} · J_{l−1,k},      k < l.
+
+    Args:
+      cell: a structured cell, or a stack of such.
+      params, state, xs: as in `state_jacobians`; one sequence.
+
+    Returns:
+      `(T, S, S)`.
+
+    Raises:
+      ValueError: for a cell without the structure (`gru_reset_before`, a bare step).
+
+    >>> from rnn_jax import cells
+    >>> cell = cells.lstm()
+    >>> params = cell.init(jax.random.key(0), 3, 8)
+    >>> structured(cell, params, cell.initial_state(params), jnp.ones((5, 3))).shape
+    (5, 16, 16)
+    """
+    params, state, xs = _arguments(cell, params, state, xs)
+    with jax.default_matmul_precision("highest"):
+        states = unrolling.unroll(cell, params, state, xs)
+        rows, _ = _layer_rows(cell, params, unrolling.previous_states(state, states), states, xs, None)
+    return rows
+
+
+def _layer_rows(
+    cell: Cell, params: PyTree, previous: PyTree, states: PyTree, inputs: jax.Array, below: jax.Array | None
+) -> tuple[jax.Array, Any]:
+    """Rows of the joint Jacobian for one layer, (T, S_l, S_1 + … + S_l), and those of what it emits.
+
+    `below` are the rows ∂h_{l−1,t}/∂s_{t−1} of the layer's input, `(T, N_{l−1}, S_1 + … + S_{l−1})`.
+    """
+    if cell.layers:
+        rows: list[jax.Array] = []
+        for layer, p, s0, s1 in zip(cell.layers, params, previous, states, strict=True):
+            layer_rows, below = _layer_rows(layer, p, s0, s1, inputs, below)
+            rows.append(layer_rows)
+            inputs = layer.emit(s1)
+        width = rows[-1].shape[-1]
+        rows = [jnp.pad(r, ((0, 0), (0, 0), (0, width - r.shape[-1]))) for r in rows]
+        return jnp.concatenate(rows, axis=1), below
+
+    drive, recur, pullback, emit_pullback = _structure(cell)
+    h_previous = cell.emit(previous)
+    u, r = drive(params, inputs), recur(params, h_previous)
+    recurrent = _matrix(lambda h: recur(params, h), h_previous[0])
+    emitted_from = jax.tree.leaves(emit_pullback(previous, jnp.ones_like(h_previous)))
+
+    rows = []
+    for cotangent in _unit_cotangents(states):
+        ds, du, dr = pullback(previous, u, r, states, cotangent)
+        through_r = _scaled_sum(dr, recurrent)
+        blocks = [
+            _diagonals(d) + through_r * e[:, None, :]
+            for d, e in zip(jax.tree.leaves(ds), emitted_from, strict=True)
+        ]
+        if below is not None:
+            input_weights = _matrix(lambda x: drive(params, x), inputs[0])
+            blocks.insert(0, _scaled_sum(du, input_weights) @ below)
+        rows.append(jnp.concatenate(blocks, axis=-1))
+
+    emits = jax.tree.leaves(emit_pullback(states, jnp.ones_like(h_previous)))
+    emitted = jnp.stack([e[:, :, None] * row for e, row in zip(emits, rows, strict=True)]).sum(0)
+    return jnp.concatenate(rows, axis=1), emitted
+
+
+def _unit_cotangents(states: PyTree) -> list[PyTree]:
+    """For each component of the state, cotangents that are one there and zero elsewhere."""
+    leaves, tree = jax.tree.flatten(states)
+    return [
+        jax.tree.unflatten(tree, [jnp.full_like(leaf, i == chosen) for i, leaf in enumerate(leaves)])
+        for chosen in range(len(leaves))
+    ]
+
+
+def _matrix(affine: Callable, at: jax.Array) -> jax.Array:
+    """The matrix of an affine map of one vector, gates first: (G, N, N_in). Any `at` gives the same."""
+    matrix = jax.jacfwd(affine)(at)
+    return matrix.reshape(-1, *matrix.shape[-2:])
+
+
+def _scaled_sum(diagonals: jax.Array, matrices: jax.Array) -> jax.Array:
+    """Σ_g diag(d_{t,g}) R_g at every t: (T, [G,] N) and (G, N, N_in) → (T, N, N_in)."""
+    diagonals = diagonals.reshape(diagonals.shape[0], *matrices.shape[:2])
+    return jnp.einsum("tgi,gij->tij", diagonals, matrices)
+
+
+def _diagonals(d: jax.Array) -> jax.Array:
+    """(T, N) → (T, N, N), diagonal matrices."""
+    return d[:, :, None] * jnp.eye(d.shape[-1], dtype=d.dtype)
+
+
+def _arguments(step: Cell | Step, params: PyTree, state: PyTree, xs: PyTree) -> tuple[PyTree, PyTree, PyTree]:
+    params, state, xs, _ = unrolling.arguments(params, state, xs, None)
+    if isinstance(step, Cell):
+        for leaf in jax.tree.leaves(state):
+            if leaf.ndim != 1:
+                raise ValueError(
+                    f"the state has a leaf of shape {leaf.shape}; Jacobians are of one sequence, state (N,) and xs "
+                    "(T, D). For a batch, jax.vmap this function: in_axes 0 for the state and 1 for xs."
+                )
+    return params, state, xs
+
+
+def _structure(cell: Cell) -> tuple[Callable, Callable, Callable, Callable]:
+    if isinstance(cell, Cell) and cell.drive and cell.recur and cell.pullback and cell.emit_pullback:
+        return cell.drive, cell.recur, cell.pullback, cell.emit_pullback
+    raise ValueError(
+        f"structured() needs a cell with drive, recur, update and their hand-written derivatives; got {cell}. "
+        "Use state_jacobians(), which takes any step."
+    )
