@@ -187,7 +187,7 @@ def _scaled_sum(diagonals: jax.Array, matrices: jax.Array) -> jax.Array:
 
 def _diagonals(d: jax.Array) -> jax.Array:
     """(T, N) → (T, N, N), diagonal matrices."""
-    return d[:, :, None] * jnp.eye(d.shape[-1], dtype=d.dtype)
+    return d[:, :, None] * jnp.eye(d.shape[-1], dtype=d.dtype)[None]
 
 
 def _arguments(step: Cell | Step, params: PyTree, state: PyTree, xs: PyTree) -> tuple[PyTree, PyTree, PyTree]:

@@ -98,7 +98,7 @@ def valid_steps(steps: int, lengths: jax.Array) -> jax.Array:
            [ True,  True,  True]], dtype=bool)
     """
     lengths = jnp.asarray(lengths)
-    return jnp.arange(steps).reshape(-1, *(1,) * lengths.ndim) < lengths
+    return _times(steps, lengths) <= lengths[None]
 
 
 def last_step(steps: int, lengths: jax.Array) -> jax.Array:
@@ -109,7 +109,12 @@ def last_step(steps: int, lengths: jax.Array) -> jax.Array:
            [False, False,  True]], dtype=bool)
     """
     lengths = jnp.asarray(lengths)
-    return jnp.arange(1, steps + 1).reshape(-1, *(1,) * lengths.ndim) == lengths
+    return _times(steps, lengths) == lengths[None]
+
+
+def _times(steps: int, lengths: jax.Array) -> jax.Array:
+    """t = 1 … T, `(T, 1, …)`."""
+    return jnp.arange(1, steps + 1).reshape(-1, *(1,) * lengths.ndim)
 
 
 def total(per_step: jax.Array, weights: jax.Array | None = None) -> jax.Array:

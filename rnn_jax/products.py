@@ -137,7 +137,7 @@ def _rescale(scaled: Scaled) -> Scaled:
 
 
 def _times_power_of_two(x: jax.Array, exponent: jax.Array) -> jax.Array:
-    """x · 2^exponent, in two factors: one alone overflows when x is subnormal."""
+    """x · 2^exponent, in two factors: next to the ends of the range 2^exponent alone is out of it."""
     half = exponent // 2
     one = jnp.ones((), x.dtype)
     return x * jnp.ldexp(one, half) * jnp.ldexp(one, exponent - half)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.typing import DTypeLike
 
 from rnn_jax import checks, initializers
@@ -57,7 +58,8 @@ def linear(params: Readout, h: jax.Array) -> jax.Array:
     Array([3.5], dtype=float32)
     """
     checks.operand("h", h, "w_hy", params.w_hy)
-    return h @ params.w_hy.T + params.b_y
+    o = h @ params.w_hy.T
+    return o + lax.broadcast_to_rank(params.b_y, o.ndim)
 
 
 def softmax(params: Readout, h: jax.Array) -> jax.Array:

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rnn_jax import checks
+from rnn_jax import checks, losses
 from rnn_jax.types import Cell, PyTree, Step, as_step
 
 
@@ -196,7 +196,7 @@ def valid(xs: PyTree, lengths: jax.Array | None) -> jax.Array | None:
     """Which steps are within each sequence, boolean `(T, *B)`; None stands for all of them."""
     if lengths is None:
         return None
-    return jnp.arange(checks.sequence_length(xs)).reshape(-1, *(1,) * lengths.ndim) < lengths
+    return losses.valid_steps(checks.sequence_length(xs), lengths)
 
 
 def where_valid(mask: jax.Array | None, new: PyTree, old: PyTree) -> PyTree:

@@ -32,9 +32,9 @@ _DERIVATIVES: dict[Callable, Callable[[jax.Array, jax.Array], jax.Array]] = {
     jax.nn.hard_tanh: lambda z, h: (jnp.abs(z) <= 1).astype(z.dtype),
     identity: lambda z, h: jnp.ones_like(z),
 }
-_DERIVATIVES[jax.nn.tanh] = _DERIVATIVES[jax.lax.tanh] = _DERIVATIVES[jnp.tanh]
+_DERIVATIVES[jax.lax.tanh] = _DERIVATIVES[jnp.tanh]
 
-_MAX_SLOPES: dict[Callable, float] = {jnp.tanh: 1.0, jax.nn.tanh: 1.0, jax.lax.tanh: 1.0, jax.nn.relu: 1.0}
+_MAX_SLOPES: dict[Callable, float] = {jnp.tanh: 1.0, jax.lax.tanh: 1.0, jax.nn.relu: 1.0}
 _MAX_SLOPES |= {jax.nn.sigmoid: 0.25, jax.nn.hard_tanh: 1.0, identity: 1.0}
 
 

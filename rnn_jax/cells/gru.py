@@ -23,6 +23,7 @@ from jax.typing import DTypeLike
 
 from rnn_jax import checks, initializers
 from rnn_jax.cells.structure import (
+    add_bias,
     drive,
     emit_hidden,
     emit_hidden_pullback,
@@ -83,7 +84,7 @@ def _recur(params: GRUParams, h: jax.Array) -> jax.Array:
     checks.square("w_hh", params.w_hh.shape)
     checks.operand("h", h, "w_hh", params.w_hh)
     b_r = jnp.zeros_like(params.b_h).at[2].set(params.b_hn)
-    return project(params.w_hh, h) + b_r
+    return add_bias(project(params.w_hh, h), b_r)
 
 
 def _gates(u: jax.Array, r: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from rnn_jax import checks
 from rnn_jax.initializers import Initializer
@@ -32,10 +33,15 @@ def project(weights: jax.Array, x: jax.Array) -> jax.Array:
     return (x @ flat.T).reshape(*x.shape[:-1], *weights.shape[:-1])
 
 
+def add_bias(a: jax.Array, bias: jax.Array) -> jax.Array:
+    """A bias for every batch entry; broadcast in so many words, for `jax_numpy_rank_promotion="raise"`."""
+    return a + lax.broadcast_to_rank(bias, a.ndim)
+
+
 def drive(params: PyTree, x: jax.Array) -> jax.Array:
     """u_t = W_xh x_t + b_h, `(*B, N)` or `(*B, G, N)`."""
     checks.operand("x", x, "w_xh", params.w_xh)
-    return project(params.w_xh, x) + params.b_h
+    return add_bias(project(params.w_xh, x), params.b_h)
 
 
 def recur(params: PyTree, h: jax.Array) -> jax.Array:

@@ -1,0 +1,21 @@
+"""Strict settings and the two dtypes for the whole suite."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(params=["float32", "float64"])
+def dtype(request):
+    """The test runs once in float32 and once in float64."""
+    with jax.enable_x64(request.param == "float64"):
+        yield jnp.dtype(request.param)
+
+
+@pytest.fixture
+def float64():
+    """The test runs in float64."""
+    with jax.enable_x64(True):
+        yield jnp.dtype("float64")

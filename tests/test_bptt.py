@@ -1,0 +1,386 @@
+"""Backpropagation through time by hand equals `jax.grad`, everywhere, and it is really the hand that does it."""
+
+from functools import partial
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tests.cases import (
+    ALL,
+    GRADIENT_BOUND,
+    SINGLE,
+    STACKS,
+    STRUCTURED,
+    D,
+    N,
+    assert_close,
+    differs,
+    example,
+    random_cotangents,
+    rounding,
+)
+
+from rnn_jax import bptt, cells, jacobians, losses, readout, unroll
+
+LENGTHS = jnp.array([3, 0, 12])
+
+
+def bound(dtype):
+    return GRADIENT_BOUND[dtype.name]
+
+
+def gradients_of(run, cell, params, state, xs, cotangents, **options):
+    """(∂/∂θ, ∂/∂h_0, ∂/∂xs) of an unrolling, by `jax.vjp` on the given cotangents."""
+    return jax.vjp(partial(run, cell, **options), params, state, xs)[1](cotangents)
+
+
+@partial(jax.jit, static_argnums=0, static_argnames="reverse")
+def three_ways(cell, params, state, xs, cotangents, **options):
+    """The gradients by hand, by hand as a custom VJP, and by JAX."""
+    by_hand = bptt.bptt(cell, params, state, xs, cotangents, **options)
+    arguments = (cell, params, state, xs, cotangents)
+    return (
+        (by_hand.params, by_hand.state, by_hand.xs),
+        gradients_of(bptt.unroll, *arguments, **options),
+        gradients_of(unroll.unroll, *arguments, **options),
+    )
+
+
+def cotangents_for(cell, case, **options):
+    shapes = jax.eval_shape(partial(unroll.unroll, cell, **options), *case)
+    return random_cotangents(shapes)
+
+
+@pytest.mark.parametrize("steps", [1, 40])
+@pytest.mark.parametrize("name", ALL)
+def test_by_hand_equals_jax_grad_on_random_cotangents_at_every_step(name, steps, dtype):
+    cell = ALL[name]
+    case = example(cell, dtype, steps=steps)
+    by_hand, by_vjp, automatic = three_ways(cell, *case, cotangents_for(cell, case))
+    assert_close(by_hand, automatic, bound(dtype))
+    assert_close(by_vjp, automatic, bound(dtype))
+
+
+@pytest.mark.parametrize("name", ["elman-tanh", "gru", "lstm", "gru-reset-before", "stack"])
+def test_by_hand_equals_jax_grad_over_a_thousand_steps(name, dtype):
+    cell = ALL[name]
+    case = example(cell, dtype, steps=1000, gain=0.9)
+    by_hand, by_vjp, automatic = three_ways(cell, *case, cotangents_for(cell, case))
+    assert_close(by_hand, automatic, bound(dtype))
+    assert_close(by_vjp, automatic, bound(dtype))
+
+
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+@pytest.mark.parametrize("name", ["lstm", "gru-reset-before", "stack", "stack-in-stack"])
+def test_by_hand_equals_jax_grad_with_lengths_and_in_reverse(name, reverse, float64):
+    cell = ALL[name]
+    case = example(cell, float64, batch=(3,))
+    cotangents = cotangents_for(cell, case)
+    for lengths in (None, LENGTHS):
+        by_hand, by_vjp, automatic = three_ways(cell, *case, cotangents, lengths=lengths, reverse=reverse)
+        assert_close(by_hand, automatic, bound(float64))
+        assert_close(by_vjp, automatic, bound(float64))
+
+
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+@pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["full", "lengths"])
+@pytest.mark.parametrize("name", ["elman-tanh", "gru-reset-before", "stack"])
+def test_the_gradient_of_the_final_state_alone_equals_jax_grad(name, lengths, reverse, float64):
+    cell = ALL[name]
+    params, state, xs = example(cell, float64, batch=(3,))
+    cotangents = random_cotangents(state)
+    options = {"lengths": lengths, "reverse": reverse}
+
+    @jax.jit
+    def both(params, state, xs):
+        arguments = (cell, params, state, xs, cotangents)
+        return (
+            gradients_of(bptt.final_state, *arguments, **options),
+            gradients_of(unroll.final_state, *arguments, **options),
+        )
+
+    by_hand, automatic = both(params, state, xs)
+    assert_close(by_hand, automatic, bound(float64))
+
+
+@pytest.mark.parametrize("name", ["elman-tanh", "stack"])
+def test_no_batch_two_batch_axes_and_vmap_agree(name, float64):
+    cell = ALL[name]
+    case = example(cell, float64, batch=(2, 3))
+    cotangents = cotangents_for(cell, case)
+    native = jax.jit(partial(bptt.bptt, cell))(*case, cotangents)
+    mapped = partial(bptt.bptt, cell)
+    for _ in range(2):
+        axes = bptt.Gradients(params=0, state=0, xs=1, deltas=1)
+        mapped = jax.vmap(mapped, in_axes=(None, 0, 1, 1), out_axes=axes)
+    mapped = jax.jit(mapped)(*case, cotangents)
+    mapped = mapped._replace(params=jax.tree.map(lambda leaf: leaf.sum((0, 1)), mapped.params))
+    assert_close(native, mapped, bound(float64))
+
+
+@pytest.mark.parametrize("name", ["elman-tanh", "gru", "lstm", "stack"])
+def test_vmap_over_parameters_is_a_loop_over_networks(name, float64):
+    cell = ALL[name]
+    cases = [example(cell, float64, seed=seed) for seed in range(2)]
+    cotangents = cotangents_for(cell, cases[0])
+    together = jax.tree.map(lambda *leaves: jnp.stack(leaves), *cases)
+    run = partial(gradients_of, bptt.unroll, cell)
+    mapped = jax.jit(jax.vmap(run, in_axes=(0, 0, 0, None)))(*together, cotangents)
+    run = jax.jit(run)
+    for k, case in enumerate(cases):
+        one = jax.tree.map(lambda leaf, k=k: leaf[k], mapped)
+        assert_close(one, run(*case, cotangents), bound(float64))
+
+
+@pytest.mark.parametrize("name", ["gru", "stack", "stack-reset-before"])
+def test_a_bare_step_gives_what_its_cell_gives(name, float64):
+    cell = ALL[name]
+    case = example(cell, float64, batch=(3,))
+    cotangents = cotangents_for(cell, case)
+    run = jax.jit(bptt.bptt, static_argnums=0)
+    for lengths in (None, LENGTHS):
+        by_hand = run(cell, *case, cotangents, lengths=lengths)
+        through_vjp = run(cell.step, *case, cotangents, lengths=lengths)
+        assert_close(by_hand, through_vjp, bound(float64))
+
+
+def test_a_step_of_your_own_needs_no_structure(float64):
+    def peephole(params, state, x):  # a state tree, parameters in a dict, no batch axes native to it
+        gate = jax.nn.sigmoid(params["w"] @ state["a"] + params["p"] * state["b"] + x["u"].sum())
+        return {"a": jnp.tanh(state["b"] * x["v"]), "b": gate * state["b"] + (1 - gate) * state["a"]}
+
+    keys = jax.random.split(jax.random.key(0), 4)
+    params = {"w": jax.random.normal(keys[0], (N, N)) / 2, "p": jax.random.normal(keys[1], (N,))}
+    state = {"a": jnp.ones(N), "b": jnp.linspace(-1, 1, N)}
+    xs = {"u": jax.random.normal(keys[2], (9, D)), "v": jax.random.normal(keys[3], (9, N))}
+    cotangents = cotangents_for(peephole, (params, state, xs))
+    by_hand, by_vjp, automatic = three_ways(peephole, params, state, xs, cotangents)
+    assert_close(by_hand, automatic, bound(float64))
+    assert_close(by_vjp, automatic, bound(float64))
+
+
+@pytest.mark.parametrize("name", ["elman-relu", "leaky-pre", "gru-reset-before", "lstm", "stack", "stack-in-stack"])
+def test_deltas_obey_their_recursion_with_the_exact_jacobians(name, float64):
+    # δ_{t−1} = J_tᵀ δ_t + ∂L/∂s_{t−1}, on the flattened state, δ_0 being the gradient of h_0.
+    cell = ALL[name]
+    case = example(cell, float64, batch=())
+    cotangents = cotangents_for(cell, case)
+    result = jax.jit(partial(bptt.bptt, cell))(*case, cotangents)
+    stacked = jax.jit(partial(jacobians.state_jacobians, cell))(*case)
+    deltas = flat(unroll.with_initial(result.state, result.deltas))
+    immediate = flat(unroll.with_initial(jax.tree.map(jnp.zeros_like, result.state), cotangents))
+    recursion = np.einsum("tij,ti->tj", stacked, deltas[1:]) + immediate[:-1]
+    np.testing.assert_allclose(deltas[:-1], recursion, rtol=1e-11, atol=1e-13)
+    np.testing.assert_array_equal(deltas[-1], immediate[-1])
+
+
+def flat(tree):
+    """A time-first tree as one array (T, S)."""
+    return np.concatenate([np.asarray(leaf) for leaf in jax.tree.leaves(tree)], axis=-1)
+
+
+# --- The hand-written derivatives are what runs: each one, broken, shows. ------------------------------------
+
+
+def broken(cell, part, gate):
+    """The cell with one derivative of its pullback off by 1 %: `part` 0 is ds, 1 is du, 2 is dr."""
+
+    def pullback(*arguments):
+        pulled = list(cell.pullback(*arguments))
+        if part == 0:
+            leaves, structure = jax.tree.flatten(pulled[0])
+            leaves[gate] = 1.01 * leaves[gate]
+            pulled[0] = jax.tree.unflatten(structure, leaves)
+        elif pulled[part].ndim == 2:  # one gate: (B, N)
+            pulled[part] = 1.01 * pulled[part]
+        else:
+            pulled[part] = pulled[part].at[..., gate, :].multiply(1.01)
+        return tuple(pulled)
+
+    return cell._replace(pullback=pullback)
+
+
+def breakages():
+    for name, cell in STRUCTURED.items():
+        gates = {"gru": 3, "lstm": 4}.get(name.split("-")[0], 1)
+        for part, word in ((1, "du"), (2, "dr")):
+            yield from (pytest.param(cell, part, gate, id=f"{name}-{word}{gate}") for gate in range(gates))
+        if name.startswith(("leaky", "gru")):
+            yield pytest.param(cell, 0, 0, id=f"{name}-ds")
+        if name.startswith("lstm"):
+            yield pytest.param(cell, 0, 1, id=f"{name}-dc")
+
+
+@pytest.mark.parametrize(("cell", "part", "gate"), list(breakages()))
+def test_breaking_any_one_derivative_of_any_cell_is_noticed(cell, part, gate, float64):
+    case = example(cell, float64, steps=3)
+    by_hand, by_vjp, automatic = three_ways(broken(cell, part, gate), *case, cotangents_for(cell, case))
+    assert differs(by_hand, automatic, 1e-6)
+    assert differs(by_vjp, automatic, 1e-6)
+
+
+@pytest.mark.parametrize("name", ["leaky-pre", "lstm"])
+def test_breaking_the_derivative_of_what_a_cell_emits_is_noticed(name, float64):
+    cell = ALL[name]
+    bad = cell._replace(emit_pullback=lambda s, dh: jax.tree.map(lambda d: 1.01 * d, cell.emit_pullback(s, dh)))
+    case = example(cell, float64, steps=3)
+    by_hand, _, automatic = three_ways(bad, *case, cotangents_for(cell, case))
+    assert differs(by_hand, automatic, 1e-6)
+
+
+@pytest.mark.parametrize("gate", range(3))
+@pytest.mark.parametrize("leaf", ["w_hh", "w_xh", "b_h"])
+def test_breaking_the_whole_step_derivative_gate_by_gate_is_noticed(gate, leaf, float64):
+    cell = cells.gru_reset_before()
+
+    def step_pullback(*arguments):
+        d_params, ds, dx = cell.step_pullback(*arguments)
+        return d_params._replace(**{leaf: getattr(d_params, leaf).at[gate].multiply(1.01)}), ds, dx
+
+    case = example(cell, float64, steps=3)
+    bad = cell._replace(step_pullback=step_pullback)
+    by_hand, by_vjp, automatic = three_ways(bad, *case, cotangents_for(cell, case))
+    assert differs(by_hand, automatic, 1e-6)
+    assert differs(by_vjp, automatic, 1e-6)
+
+
+# --- The note's gradient, from the readout's loss to every parameter. -----------------------------------------
+
+
+def last_step_weights(xs, lengths):
+    return losses.last_step(xs.shape[0], jnp.full(xs.shape[1:-1], xs.shape[0]) if lengths is None else lengths)
+
+
+@pytest.mark.parametrize("where", ["every", "last"])
+@pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["full", "lengths"])
+@pytest.mark.parametrize("loss", [losses.CROSS_ENTROPY, losses.SQUARED_ERROR], ids=["softmax", "linear"])
+@pytest.mark.parametrize("name", ["elman-tanh", "lstm", "stack"])
+def test_the_whole_gradient_by_hand_equals_jax_grad(name, loss, lengths, where, float64):
+    cell = ALL[name]
+    params, state, xs = example(cell, float64, batch=(3,))
+    out = readout.init(jax.random.key(5), N, 4, bias=jax.nn.initializers.normal(), dtype=float64)
+    shape = xs.shape[:2]
+    if loss is losses.CROSS_ENTROPY:
+        targets = jax.random.randint(jax.random.key(6), shape, 0, 4)
+    else:
+        targets = jax.random.normal(jax.random.key(6), (*shape, 4))
+    weights = last_step_weights(xs, lengths) if where == "last" else None
+
+    def loss_of(params, out, state, xs):
+        outputs = readout.linear(out, cell.emit(unroll.unroll(cell, params, state, xs, lengths=lengths)))
+        every = losses.valid_steps(len(xs), lengths) if lengths is not None else None
+        return losses.total(loss.per_step(outputs, targets), every if weights is None else weights)
+
+    value, automatic = jax.jit(jax.value_and_grad(loss_of, argnums=(0, 1, 2, 3)))(params, out, state, xs)
+    by_hand = jax.jit(partial(bptt.loss_gradients, cell, loss=loss))(
+        params, out, state, xs, targets, weights=weights, lengths=lengths
+    )
+    assert_close(by_hand.loss, value, bound(float64))
+    assert_close((by_hand.params, by_hand.readout, by_hand.state, by_hand.xs), automatic, bound(float64))
+
+
+# --- What the custom VJP promises. ------------------------------------------------------------------------
+
+
+def test_states_are_those_of_the_plain_unroll(dtype):
+    cell = STACKS["stack"]
+    case = example(cell, dtype)
+    states = jax.jit(partial(bptt.unroll, cell))(*case)
+    assert_close(states, jax.jit(partial(unroll.unroll, cell))(*case), rounding(dtype, 12))
+    last = jax.jit(partial(bptt.final_state, cell))(*case)
+    assert_close(last, jax.tree.map(lambda leaf: leaf[-1], states), rounding(dtype, 12))
+
+
+def test_the_second_call_is_not_traced_again():
+    cell = cells.lstm()
+
+    def loss(params, state, xs):
+        return (bptt.unroll(cell, params, state, xs).h ** 2).sum()
+
+    traced_once = jax.jit(jax.grad(chex.assert_max_traces(loss, n=1)))
+    for seed in range(2):
+        traced_once(*example(cell, "float32", seed=seed))
+
+
+def test_second_derivatives_pass_through_the_hand_written_first_ones(float64):
+    cell = cells.gru()
+    params, state, xs = example(cell, float64, steps=4)
+
+    def curvature(run):
+        def loss(state):
+            return (run(cell, params, state, xs) ** 3).sum()
+
+        return jax.jit(jax.jacrev(jax.grad(loss)))(state)
+
+    assert_close(curvature(bptt.unroll), curvature(unroll.unroll), bound(float64))
+
+
+def test_forward_mode_is_refused_here_and_works_on_the_plain_path():
+    cell = cells.elman()
+    params, state, xs = example(cell, "float32")
+    tangent = jnp.ones_like(state)
+    jax.jvp(lambda s: unroll.unroll(cell, params, s, xs), (state,), (tangent,))
+    with pytest.raises(TypeError, match="custom_vjp"):
+        jax.jvp(lambda s: bptt.unroll(cell, params, s, xs), (state,), (tangent,))
+
+
+@pytest.mark.parametrize("name", SINGLE)
+def test_weight_gradients_are_formed_outside_the_loop(name):
+    cell = SINGLE[name]
+    params, state, xs = example(cell, "float32", batch=(7,))
+    weights = [leaf.shape for leaf in jax.tree.leaves(params) if leaf.ndim >= 2]
+    weights = {(int(np.prod(shape[:-1])), shape[-1]) for shape in weights} | {shape[-2:] for shape in weights}
+
+    def products_in_loops(run):
+        gradient = jax.grad(lambda p: total(run(cell, p, state, xs)))
+        jaxpr = jax.jit(gradient).trace(params).jaxpr
+        return [shape for shape in loop_products(jaxpr.jaxpr) if shape in weights or shape[::-1] in weights]
+
+    assert products_in_loops(bptt.unroll) == []
+    assert products_in_loops(unroll.unroll) != []  # automatic differentiation leaves them inside
+
+
+def total(states):
+    return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(states))
+
+
+def loop_products(jaxpr, inside=False):
+    """Shapes of the matrix products inside the scans of a jaxpr, dead code removed as the compiler does."""
+    from jax.interpreters import partial_eval
+
+    jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    for equation in jaxpr.eqns:
+        if inside and equation.primitive.name == "dot_general":
+            yield equation.outvars[0].aval.shape
+        for inner in jax.tree.leaves(tuple(equation.params.values()), is_leaf=lambda p: hasattr(p, "jaxpr")):
+            if hasattr(inner, "jaxpr"):
+                yield from loop_products(inner.jaxpr, inside or equation.primitive.name == "scan")
+
+
+class TestBadInput:
+    cell = cells.lstm()
+    params, state, xs = example(cell, "float32")
+
+    @pytest.mark.parametrize(
+        ("cotangents", "message"),
+        [
+            (jnp.ones((12, 2, N)), r"cotangents is float32\[12,2,5\] but the states is .*emit_pullback"),
+            (cells.LSTMState(jnp.ones((12, 2, N)), jnp.ones((11, 2, N))), r"float32\[11,2,5\]"),
+            (cells.LSTMState(*[jnp.full((12, 2, N), jnp.nan)] * 2), r"cotangents\.h has 120 entries"),
+        ],
+        ids=["tree", "shape", "nan"],
+    )
+    def test_cotangents_must_be_like_the_states(self, cotangents, message):
+        with pytest.raises(ValueError, match=message):
+            bptt.bptt(self.cell, self.params, self.state, self.xs, cotangents)
+
+    def test_targets_and_readouts_are_checked(self):
+        out = readout.init(jax.random.key(0), N, 4)
+        labels = jnp.zeros((12, 2), int)
+        run = partial(bptt.loss_gradients, self.cell, self.params)
+        with pytest.raises(ValueError, match=r"labels holds 4; expected 0 <= label < 4"):
+            run(out, self.state, self.xs, labels.at[0, 0].set(4))
+        with pytest.raises(ValueError, match=r"readout_params\.b_y has 4 entries"):
+            run(out._replace(b_y=jnp.full(4, jnp.inf)), self.state, self.xs, labels)

@@ -1,0 +1,157 @@
+"""Products of ten thousand Jacobians keep their norms; order, zeros and extremes are right."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tests.cases import D, N, assert_close, example
+
+from rnn_jax import cells, initializers, jacobians, products
+
+log_norms = jax.jit(products.log_norms, static_argnames="ord")
+
+
+def value(scaled):
+    """mantissa · 2^exponent as plain numbers."""
+    return np.asarray(scaled.mantissa) * 2.0 ** np.asarray(scaled.exponent)[:, None, None]
+
+
+def random_stack(dtype, steps=20, size=4, scale=1.0, seed=0):
+    return scale * jax.random.normal(jax.random.key(seed), (steps, size, size), dtype) / np.sqrt(size)
+
+
+@pytest.mark.parametrize("ord", [2, "fro"])
+@pytest.mark.parametrize("gain", [0.9, 1.0, 1.1])
+def test_ten_thousand_orthogonal_steps_have_norm_gain_to_the_n(gain, ord, dtype):
+    steps = 10_000
+    w = initializers.orthogonal(gain)(jax.random.key(0), (16, 16), dtype)
+    expected = np.arange(steps + 1) * np.log(gain) + (0 if ord == 2 else np.log(4))
+    error = np.abs(log_norms(jnp.broadcast_to(w, (steps, 16, 16)), ord=ord) - expected)
+    assert error.max() < {"float32": 1e-2, "float64": 1e-10}[dtype.name]
+    with np.errstate(all="ignore"):  # the plain product has overflowed, or vanished
+        plain = np.log(np.abs(np.linalg.matrix_power(np.asarray(w), steps)).max())
+    assert np.isfinite(plain) == (gain == 1.0)
+
+
+def test_the_driven_network_itself_keeps_its_norms_over_ten_thousand_steps():
+    cell = cells.elman(cells.identity)
+    params = cell.init(jax.random.key(0), D, N, recurrent=initializers.orthogonal(0.8))
+    stack = jax.jit(jacobians.state_jacobians, static_argnums=0)(cell, params, jnp.ones(N), jnp.ones((10_000, D)))
+    error = np.abs(log_norms(stack) - np.arange(10_001) * np.log(0.8))
+    assert error.max() < 1e-2
+
+
+def test_prefix_and_suffix_are_the_products_written_out(float64):
+    stack = random_stack(float64)
+    prefix, suffix = value(products.prefix(stack)), value(products.suffix(stack))
+    product = np.eye(4)
+    for t in range(20):
+        product = np.asarray(stack[t]) @ product
+        np.testing.assert_allclose(prefix[t + 1], product, rtol=1e-11)
+    product = np.eye(4)
+    for n in range(20):
+        product = product @ np.asarray(stack[19 - n])
+        np.testing.assert_allclose(suffix[n + 1], product, rtol=1e-11)
+    np.testing.assert_allclose(prefix[-1], suffix[-1], rtol=1e-11)
+
+
+def test_the_newest_factor_is_on_the_left(float64):
+    # Shears do not commute: the period-2 product grows, and the order within it decides which entry does.
+    up, right = jnp.array([[1.0, 0.0], [2.0, 1.0]]), jnp.array([[1.0, 3.0], [0.0, 1.0]])
+    stack = jnp.stack([up, right])
+    np.testing.assert_array_equal(value(products.prefix(stack))[-1], right @ up)
+    assert float(jnp.abs(right @ up - up @ right).max()) > 1  # the other order is told apart
+
+
+def test_entry_n_of_log_norms_is_the_jacobian_over_n_lags(float64):
+    stack = random_stack(float64)
+    for n in (0, 1, 7, 20):
+        product = np.eye(4)
+        for t in range(n):
+            product = product @ np.asarray(stack[19 - t])
+        assert abs(log_norms(stack)[n] - np.log(np.linalg.norm(product, 2))) < 1e-11
+        assert abs(log_norms(stack, ord="fro")[n] - np.log(np.linalg.norm(product))) < 1e-11
+
+
+@pytest.mark.parametrize("scale", [2e-38, 1e-30, 1e30, 3e38])
+def test_factors_at_the_ends_of_the_range_neither_over_nor_underflow(scale):
+    norms = np.asarray(log_norms(jnp.full((50, 1, 1), scale, jnp.float32)))
+    factor = float(np.log(np.float64(np.float32(scale))))
+    np.testing.assert_allclose(norms, np.arange(51) * factor, rtol=1e-5)
+
+
+def test_a_singular_factor_gives_minus_infinity_and_never_nan():
+    stack = random_stack("float32").at[5].set(0.0)
+    norms = np.asarray(log_norms(stack))
+    assert np.isfinite(norms[:15]).all()
+    assert (norms[15:] == -np.inf).all()
+    mantissas = products.suffix(stack).mantissa
+    assert jnp.isfinite(mantissas).all()
+
+
+def test_mantissas_have_their_largest_entry_between_a_half_and_one(dtype):
+    scaled = products.prefix(random_stack(dtype, scale=7.0))
+    largest = np.abs(scaled.mantissa).max((-2, -1))
+    assert (largest >= 0.5).all()
+    assert (largest < 1).all()
+
+
+def test_log_norms_differentiate_where_plain_products_have_underflowed(float64):
+    # d ln‖(sA)ⁿ‖ / d ln s = n, exactly, though the product itself is 10^−700.
+    stack = 1e-12 * random_stack(float64, steps=60)
+    for ord in (2, "fro"):
+        slope = jax.grad(lambda log_s, ord=ord: products.log_norms(jnp.exp(log_s) * stack, ord=ord)[-1])(0.0)
+        assert abs(slope - 60) < 1e-9
+
+
+def test_vmap_is_the_batch(float64):
+    stacks = jnp.stack([random_stack(float64, seed=seed) for seed in range(3)])
+    batch = jax.vmap(products.log_norms)(stacks)
+    assert_close(batch[1], log_norms(stacks[1]), 1e-12, negligible=0)
+
+
+@pytest.mark.parametrize("activation", [jnp.tanh, jax.nn.relu, jax.nn.sigmoid, jax.nn.hard_tanh])
+def test_norms_stay_below_the_bound_of_the_note(activation, float64):
+    cell = cells.elman(activation)
+    params, state, xs = example(cell, float64, batch=(), steps=40)
+    norms = log_norms(jacobians.state_jacobians(cell, params, state, xs))
+    bound = products.log_bound(params.w_hh, 40, cells.max_slope(activation))
+    sigma = np.linalg.norm(params.w_hh, 2)
+    np.testing.assert_allclose(bound, np.arange(41) * np.log(cells.max_slope(activation) * sigma), rtol=1e-12)
+    assert (norms <= bound + 1e-12).all()
+
+
+def test_a_spectral_radius_below_one_does_not_bound_the_norm():
+    # Non-normal growth (Pascanu, Mikolov and Bengio 2013): ρ = 0.9, and yet ‖A⁹‖ = 19.38.
+    a = jnp.array([[0.9, 5.0], [0.0, 0.9]])
+    norms = np.exp(log_norms(jnp.broadcast_to(a, (200, 2, 2))))
+    assert abs(norms[9] - 19.38) < 0.005
+    assert norms[200] < 1e-5
+
+
+class TestBadInput:
+    @pytest.mark.parametrize("function", [products.prefix, products.suffix, products.log_norms])
+    @pytest.mark.parametrize(
+        ("stack", "message"),
+        [
+            (jnp.ones((3, 3)), r"jacobians has shape \(3, 3\); expected \(T, S, S\)"),
+            (jnp.ones((0, 3, 3)), "T >= 1"),
+            (jnp.ones((5, 3, 2)), r"expected \(T, S, S\)"),
+            (jnp.ones((2, 5, 3, 3)), "vmap"),
+            (jnp.ones((5, 3, 3), int), "expected floating point"),
+            (jnp.ones((5, 3, 3)).at[2, 0, 1].set(jnp.inf), r"1 entry .* index \(2, 0, 1\)"),
+        ],
+    )
+    def test_errors_name_the_value_and_the_remedy(self, function, stack, message):
+        with pytest.raises(ValueError, match=message):
+            function(stack)
+
+    def test_other_norms_are_refused(self):
+        with pytest.raises(ValueError, match=r"ord is 1; expected 2 .* or 'fro'"):
+            products.log_norms(jnp.ones((2, 3, 3)), ord=1)
+
+    def test_the_bound_is_for_one_matrix(self):
+        with pytest.raises(ValueError, match="one recurrent matrix"):
+            products.log_bound(jnp.ones((4, 3, 3)), 5)
+        with pytest.raises(ValueError, match="square"):
+            products.log_bound(jnp.ones((4, 3)), 5)

@@ -1,0 +1,42 @@
+"""The readout and its derivative by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tests.cases import assert_close, rounding
+
+from rnn_jax import readout
+
+
+@pytest.fixture
+def case(dtype):
+    params = readout.init(jax.random.key(0), 5, 3, bias=jax.nn.initializers.normal(), dtype=dtype)
+    return params, jax.random.normal(jax.random.key(1), (7, 2, 5), dtype)
+
+
+def test_outputs_are_w_h_plus_b(case, dtype):
+    params, h = case
+    expected = np.einsum("kn,tbn->tbk", params.w_hy, h) + np.asarray(params.b_y)
+    assert_close(readout.linear(params, h), expected.astype(dtype), rounding(dtype))
+
+
+def test_softmax_outputs_are_probabilities(case, dtype):
+    params, h = case
+    o = np.asarray(readout.linear(params, h))
+    expected = np.exp(o) / np.exp(o).sum(-1, keepdims=True)
+    assert_close(readout.softmax(params, h), expected, rounding(dtype))
+
+
+@pytest.mark.parametrize("batch", [(), (2,), (2, 3)], ids=str)
+def test_the_pullback_is_the_vjp_of_the_linear_readout(batch, float64):
+    params = readout.init(jax.random.key(0), 5, 3, bias=jax.nn.initializers.normal(), dtype=float64)
+    h = jax.random.normal(jax.random.key(1), (7, *batch, 5), float64)
+    do = jax.random.normal(jax.random.key(2), (7, *batch, 3), float64)
+    assert_close(readout.pullback(params, h, do), jax.vjp(readout.linear, params, h)[1](do), rounding(float64))
+
+
+def test_wrong_sizes_name_the_readout():
+    params = readout.init(jax.random.key(0), 5, 3)
+    with pytest.raises(ValueError, match=r"h has shape \(4,\), so 4 features, but w_hy with shape \(3, 5\)"):
+        readout.linear(params, jnp.ones(4))

@@ -1,0 +1,154 @@
+"""A scan and a loop give the same states; lengths freeze, reverse aligns, nothing is traced twice."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tests.cases import ALL, D, N, assert_close, example, rounding
+
+from rnn_jax import bptt, cells, unroll
+
+LENGTHS = jnp.array([3, 0, 12])
+
+
+def jit_unroll(function):
+    return jax.jit(function, static_argnums=0, static_argnames="reverse")
+
+
+scan, loop, final = map(jit_unroll, (unroll.unroll, unroll.unroll_loop, unroll.final_state))
+
+
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+@pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["full", "lengths"])
+@pytest.mark.parametrize("cell", [cells.elman(), cells.lstm(), ALL["stack"]], ids=["elman", "lstm", "stack"])
+def test_scan_and_loop_agree(cell, lengths, reverse, dtype):
+    params, state, xs = example(cell, dtype, batch=(3,))
+    states = scan(cell, params, state, xs, lengths=lengths, reverse=reverse)
+    assert_close(states, loop(cell, params, state, xs, lengths=lengths, reverse=reverse), rounding(dtype, 12))
+    last = jax.tree.map(lambda leaf: leaf[0 if reverse else -1], states)
+    assert_close(final(cell, params, state, xs, lengths=lengths, reverse=reverse), last, rounding(dtype, 12))
+
+
+@pytest.mark.parametrize("cell", [cells.gru(), ALL["stack"]], ids=["gru", "stack"])
+def test_any_number_of_batch_axes_is_vmap(cell, dtype):
+    params, state, xs = example(cell, dtype, batch=(2, 3))
+    mapped = unroll.unroll
+    for _ in range(2):
+        mapped = jax.vmap(mapped, in_axes=(None, None, 0, 1), out_axes=1)
+    expected = jax.jit(mapped, static_argnums=0)(cell, params, state, xs)
+    assert_close(scan(cell, params, state, xs), expected, rounding(dtype, 12))
+
+
+def test_a_sequence_is_frozen_after_its_length_and_may_have_length_zero():
+    params, state, xs = example(cells.gru(), "float32", batch=(3,))
+    states = scan(cells.gru(), params, state, xs, lengths=LENGTHS)
+    full = scan(cells.gru(), params, state, xs)
+    np.testing.assert_array_equal(states[2:, 0], jnp.broadcast_to(states[2, 0], (10, N)))
+    np.testing.assert_array_equal(states[:, 1], jnp.broadcast_to(state[1], (12, N)))
+    assert_close(states[:, 2], full[:, 2], rounding("float32", 12))
+
+
+def test_in_reverse_the_state_stays_initial_over_the_padding():
+    cell = cells.gru()
+    params, state, xs = example(cell, "float32", batch=(3,))
+    states = scan(cell, params, state, xs, lengths=LENGTHS, reverse=True)
+    np.testing.assert_array_equal(states[3:, 0], jnp.broadcast_to(state[0], (9, N)))
+    short = scan(cell, params, state[0], xs[:3, 0][::-1])[::-1]  # outputs stay aligned with their inputs
+    assert_close(states[:3, 0], short, rounding("float32", 3))
+
+
+@pytest.mark.parametrize("run", [unroll.unroll, bptt.unroll], ids=["plain", "bptt"])
+def test_what_stands_in_the_padding_reaches_neither_states_nor_gradients(run):
+    params, state, xs = example(cells.lstm(), "float32", batch=(3,))
+    lengths = jnp.array([3, 0, 11])
+    spoiled = jnp.where(unroll.valid(xs, lengths)[..., None], xs, jnp.nan)
+
+    def loss(params, xs):
+        return (run(cells.lstm(), params, state, xs, lengths=lengths).h ** 2).sum()
+
+    value_and_grads = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
+    clean, dirty = value_and_grads(params, xs), value_and_grads(params, spoiled)
+    chex.assert_trees_all_equal(clean, dirty)
+    assert not dirty[1][1][3:, 0].any()
+
+
+def test_the_second_call_is_not_traced_again():
+    traced_once = jax.jit(chex.assert_max_traces(unroll.unroll, n=1), static_argnums=0)
+    for seed in range(2):
+        params, state, xs = example(cells.lstm(), "float32", seed=seed)
+        traced_once(cells.lstm(), params, state, xs)
+
+
+@pytest.mark.parametrize("run", [unroll.unroll, bptt.unroll], ids=["plain", "bptt"])
+def test_both_directions_are_two_recurrences_aligned_with_the_inputs(run, dtype):
+    cell = cells.gru()
+    a, b = example(cell, dtype, seed=1), example(cell, dtype, seed=2)
+    both = unroll.bidirectional(cell, (a.params, b.params), (a.state, b.state), a.xs, unroll=run)
+    assert_close(both.forward, scan(cell, a.params, a.state, a.xs), rounding(dtype, 12))
+    flipped = scan(cell, b.params, b.state, a.xs[::-1])[::-1]
+    assert_close(both.backward, flipped, rounding(dtype, 12))
+
+
+def test_h_0_to_h_t_are_all_at_hand():
+    params, state, xs = example(cells.lstm(), "float32", batch=())
+    states = scan(cells.lstm(), params, state, xs)
+    trajectory = unroll.with_initial(state, states)
+    previous = unroll.previous_states(state, states)
+    chex.assert_trees_all_equal(jax.tree.map(lambda leaf: leaf[0], trajectory), state)
+    chex.assert_trees_all_equal(jax.tree.map(lambda leaf: leaf[1:], trajectory), states)
+    chex.assert_trees_all_equal(jax.tree.map(lambda leaf: leaf[:-1], trajectory), previous)
+    backward = unroll.previous_states(state, states, reverse=True)
+    chex.assert_trees_all_equal(jax.tree.map(lambda leaf: leaf[-1], backward), state)
+    chex.assert_trees_all_equal(backward.h[:-1], states.h[1:])
+
+
+def test_inputs_may_be_a_tree_with_masks_in_it():
+    def zoneout(params, state, inputs):
+        x, keep = inputs
+        return jnp.where(keep, state, params * x)
+
+    xs = (jnp.arange(1.0, 5.0)[:, None], jnp.array([False, True, False, True])[:, None])
+    states = unroll.unroll(zoneout, 2.0, jnp.zeros(1), xs)
+    np.testing.assert_array_equal(states[:, 0], [2, 2, 6, 6])
+    grad = jax.grad(lambda p: bptt.unroll(zoneout, p, jnp.zeros(1), xs).sum())(2.0)
+    assert grad == 1 + 1 + 3 + 3
+
+
+class TestBadInput:
+    cell = cells.elman()
+    params = cell.init(jax.random.key(0), D, N)
+    state = cell.initial_state(params, (2,))
+    xs = jnp.ones((4, 2, D))
+
+    @pytest.mark.parametrize("run", [unroll.unroll, unroll.unroll_loop, unroll.final_state, bptt.unroll, bptt.final_state])
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"xs": jnp.ones((0, 2, D))}, r"no time step.*T >= 1"),
+            ({"xs": jnp.float32(1.0)}, r"expected \(T, \*B, features\)"),
+            ({"xs": ()}, "no array"),
+            ({"xs": (jnp.ones((4, 2)), jnp.ones((3, 2)))}, r"\[3, 4\] time steps"),
+            ({"xs": jnp.ones((4, 2, D)).at[1, 0, 2].set(jnp.nan)}, r"xs has 1 entry .* index \(1, 0, 2\)"),
+            ({"xs": jnp.ones((4, 2, D), int)}, "x is int32"),
+            ({"xs": jnp.ones((4, D))}, r"batch shape \(\) but h has \(2,\)"),
+            ({"state": jnp.full((2, N), jnp.inf)}, "state has 10 entries .* infinite"),
+            ({"params": params._replace(b_h=jnp.full(N, jnp.nan))}, r"params\.b_h has 5 entries .* learning rate"),
+            ({"lengths": jnp.array([1, 5])}, r"lengths holds 5; expected 0 <= length <= T = 4"),
+            ({"lengths": jnp.array([-1, 2])}, "lengths holds -1"),
+            ({"lengths": jnp.array([1, 2, 3])}, r"lengths has shape \(3,\) but state has a leaf of shape \(2, 5\)"),
+            ({"lengths": jnp.array([1.0, 2.0])}, "lengths is float32; expected integers"),
+        ],
+    )
+    def test_errors_name_the_value_and_the_remedy(self, run, change, message):
+        arguments = {"params": self.params, "state": self.state, "xs": self.xs} | change
+        with pytest.raises(ValueError, match=message):
+            run(self.cell, **arguments)
+
+    def test_a_step_that_changes_its_state_is_named(self):
+        with pytest.raises(ValueError, match=r"float32\[2,2\] but the state it was given is float32\[2\]"):
+            unroll.unroll(lambda p, s, x: jnp.outer(s, s), None, jnp.ones(2), jnp.ones((3, 1)))
+
+    def test_shapes_are_checked_under_jit_too(self):
+        with pytest.raises(ValueError, match="4 features"):
+            scan(self.cell, self.params, self.state, jnp.ones((4, 2, D + 1)))
