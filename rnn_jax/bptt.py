@@ -363,10 +363,10 @@ def _structured_derivatives(cell, params, previous, xs, states) -> _Local:
     h_previous = cell.emit(previous)
 
     def pullback(residual, delta):
-        s_previous, h, u, r, s = residual
+        s_previous, u, r, s = residual
         ds, du, dr = cell.pullback(s_previous, u, r, s, delta)
-        (dh,) = jax.vjp(partial(cell.recur, params), h)[1](dr)
-        return _add(ds, cell.emit_pullback(s_previous, dh)), (du, dr)
+        (dh,) = jax.vjp(partial(cell.recur, params), cell.emit(s_previous))[1](dr)
+        return _add(ds, pull_emit(cell, s_previous, dh)), (du, dr)
 
     def finish(collected):
         du, dr = collected
@@ -375,7 +375,7 @@ def _structured_derivatives(cell, params, previous, xs, states) -> _Local:
         return _add(d_params_drive, d_params_recur), d_xs
 
     # u_t and r_t are formed again for all of time, in two products, rather than kept by the forward pass.
-    residuals = (previous, h_previous, cell.drive(params, xs), cell.recur(params, h_previous), states)
+    residuals = (previous, cell.drive(params, xs), cell.recur(params, h_previous), states)
     return _Local(residuals, pullback, finish)
 
 
