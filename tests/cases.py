@@ -23,8 +23,8 @@ STRUCTURED = {
     "lstm-forget-bias": cells.lstm(forget_bias=1.0),
 }
 STRUCTURED_STACKS = {
-    "stack": cells.stack(cells.lstm(), cells.gru(), cells.leaky(0.4, pre_activation=True)),
-    "stack-in-stack": cells.stack(cells.elman(), cells.stack(cells.lstm(), cells.elman(jax.nn.relu))),
+    "stack": cells.stack(cells.lstm(), cells.leaky(0.4, pre_activation=True)),
+    "stack-in-stack": cells.stack(cells.elman(), cells.stack(cells.gru(), cells.lstm())),
 }
 STACKS = STRUCTURED_STACKS | {"stack-reset-before": cells.stack(cells.gru_reset_before(), cells.lstm())}
 SINGLE = STRUCTURED | {"gru-reset-before": cells.gru_reset_before()}

@@ -68,7 +68,9 @@ def test_importing_everything_loads_no_heavy_neighbour():
         f"import importlib, sys; [importlib.import_module(name) for name in {MODULES}]; "
         "print({'flax', 'orbax', 'matplotlib', 'torch'} & set(sys.modules))"
     )
-    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert loaded.stdout.strip() == "set()"
 
 
@@ -83,7 +85,9 @@ def public_functions():
     for name in MODULES:
         module = importlib.import_module(name)
         for attribute, function in vars(module).items():
-            if inspect.isfunction(getattr(function, "__wrapped__", function)) and not attribute.startswith("_"):
+            if inspect.isfunction(getattr(function, "__wrapped__", function)) and not attribute.startswith(
+                "_"
+            ):
                 function = getattr(function, "__wrapped__", function)
                 if function.__module__ == name:
                     yield pytest.param(function, id=f"{name.removeprefix('rnn_jax.')}.{attribute}")

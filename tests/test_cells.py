@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.cases import ALL, D, N, SINGLE, assert_close, example, rounding
 
 from rnn_jax import cells, initializers, types
 from rnn_jax.cells import activations
+from tests.cases import ALL, SINGLE, D, N, assert_close, example, rounding
 
 all_cells = pytest.mark.parametrize("cell", ALL.values(), ids=ALL.keys())
 
@@ -52,7 +52,9 @@ def test_the_parts_of_a_cell_take_a_whole_sequence_at_once(cell, float64):
 def test_initial_states_are_zero_in_the_dtype_of_the_parameters(cell, dtype):
     params, _, _ = example(cell, dtype)
     state = cell.initial_state(params, (4,))
-    assert all(leaf.shape[0] == 4 and leaf.dtype == dtype and not leaf.any() for leaf in jax.tree.leaves(state))
+    assert all(
+        leaf.shape[0] == 4 and leaf.dtype == dtype and not leaf.any() for leaf in jax.tree.leaves(state)
+    )
 
 
 @pytest.mark.parametrize("factory", [cells.elman, cells.gru, cells.gru_reset_before, cells.lstm])
@@ -115,7 +117,9 @@ def test_gru_reset_before_applies_it_to_the_state(float64):
     assert_close(cell.step(params, state, xs[0]), keep * h + (1 - keep) * new, rounding(float64))
     same_weights = cells.GRUParams(*params, b_hn=jnp.zeros(N))
     after = cells.gru().step(same_weights, state, xs[0])
-    assert float(jnp.abs(after - cell.step(params, state, xs[0])).max()) > 1e-3  # the two forms are told apart
+    assert (
+        float(jnp.abs(after - cell.step(params, state, xs[0])).max()) > 1e-3
+    )  # the two forms are told apart
 
 
 @pytest.mark.parametrize("forget_bias", [0.0, 1.0])
@@ -182,7 +186,9 @@ def test_local_pullbacks_are_the_transposed_derivatives_of_the_parts(name, float
     cell = SINGLE[name]
     params, state, xs = example(cell, float64)
     new = cell.step(params, state, xs[0])
-    d_new = jax.tree.map(lambda leaf: jnp.cos(jnp.arange(leaf.size, dtype=leaf.dtype)).reshape(leaf.shape), new)
+    d_new = jax.tree.map(
+        lambda leaf: jnp.cos(jnp.arange(leaf.size, dtype=leaf.dtype)).reshape(leaf.shape), new
+    )
     if cell.pullback:
         u, r = cell.drive(params, xs[0]), cell.recur(params, cell.emit(state))
         expected = jax.vjp(cell.update, state, u, r)[1](d_new)
@@ -194,7 +200,9 @@ def test_local_pullbacks_are_the_transposed_derivatives_of_the_parts(name, float
         np.testing.assert_allclose(a, e, rtol=1e-12, atol=1e-14)
     dh = jnp.ones_like(cell.emit(state))
     for a, e in zip(
-        jax.tree.leaves(cell.emit_pullback(state, dh)), jax.tree.leaves(jax.vjp(cell.emit, state)[1](dh)[0]), strict=True
+        jax.tree.leaves(cell.emit_pullback(state, dh)),
+        jax.tree.leaves(jax.vjp(cell.emit, state)[1](dh)[0]),
+        strict=True,
     ):
         np.testing.assert_allclose(a, e, rtol=1e-12)
 
@@ -217,7 +225,11 @@ class TestBadInput:
             ({}, jnp.ones(D, jnp.float16), r"x is float16 but w_xh is float32.*astype\(float32\)"),
             ({}, jnp.ones((7, D)), r"batch shape \(7,\) but h has \(\).*initial_state\(params, \(7,\)\)"),
             ({}, jnp.float32(1.0), "no feature axis"),
-            ({"w_hh": jnp.ones((N, N + 1))}, jnp.ones(D), r"w_hh has shape \(5, 6\); a recurrent matrix is square"),
+            (
+                {"w_hh": jnp.ones((N, N + 1))},
+                jnp.ones(D),
+                r"w_hh has shape \(5, 6\); a recurrent matrix is square",
+            ),
         ],
         ids=["features", "integers", "dtype", "batch", "scalar", "not-square"],
     )

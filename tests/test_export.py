@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax import export
-from tests.cases import ALL, D, N, example
 
 from rnn_jax import bptt, cells, initializers, jacobians, losses, products, readout, unroll
+from tests.cases import ALL, D, N, example
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 DEEP = ALL["stack"]
@@ -122,6 +122,8 @@ def test_no_public_numeric_function_is_missing_here():
         f"{module.__name__.removeprefix('rnn_jax.')}.{name}"
         for module in modules
         for name, function in vars(module).items()
-        if inspect.isfunction(function) and not name.startswith("_") and function.__module__ == module.__name__
+        if inspect.isfunction(function)
+        and not name.startswith("_")
+        and function.__module__ == module.__name__
     }
     assert public - internal == set(CASES)

@@ -51,9 +51,11 @@ def test_forget_gate_biases_leave_the_other_gates_at_zero():
 
 
 def test_chrono_biases_spread_timescales_up_to_the_longest():
-    b = cells.lstm().init(
-        jax.random.key(0), 2, 4000, recurrent=initializers.zeros, bias=initializers.chrono(101.0)
-    ).b_h
+    b = (
+        cells.lstm()
+        .init(jax.random.key(0), 2, 4000, recurrent=initializers.zeros, bias=initializers.chrono(101.0))
+        .b_h
+    )
     times = np.exp(np.asarray(b[1]))
     assert times.min() >= 1
     assert times.max() <= 100

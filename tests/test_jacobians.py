@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
+
+from rnn_jax import bptt, cells, initializers, jacobians, unroll
 from tests.cases import (
     ALL,
     STRUCTURED,
@@ -20,8 +22,6 @@ from tests.cases import (
     rounding,
 )
 
-from rnn_jax import bptt, cells, initializers, jacobians, unroll
-
 STRUCTURE = STRUCTURED | STRUCTURED_STACKS
 forward_mode = jax.jit(jacobians.state_jacobians, static_argnums=0)
 structured = jax.jit(jacobians.structured, static_argnums=0)
@@ -31,7 +31,9 @@ structured = jax.jit(jacobians.structured, static_argnums=0)
 def test_the_structured_twin_equals_jacfwd(name, dtype):
     case = example(STRUCTURE[name], dtype, batch=())
     expected = forward_mode(STRUCTURE[name], *case)
-    assert_close(structured(STRUCTURE[name], *case), expected, {"float64": 1e-12, "float32": 1e-5}[dtype.name])
+    assert_close(
+        structured(STRUCTURE[name], *case), expected, {"float64": 1e-12, "float32": 1e-5}[dtype.name]
+    )
 
 
 def test_the_structured_twin_runs_on_the_hand_written_derivatives(float64):

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.cases import assert_close, rounding
 
 from rnn_jax import losses
+from tests.cases import assert_close, rounding
 
 
 def outputs_and_targets(loss, dtype):
@@ -64,7 +64,10 @@ def test_a_masked_step_receives_no_gradient_even_if_it_is_not_a_number():
         (lambda: losses.cross_entropy(jnp.ones((3, 4)), jnp.array([0, 1])), r"labels has shape \(2,\)"),
         (lambda: losses.cross_entropy(jnp.ones((3, 4)), jnp.array([0, -1, 1])), "labels holds -1"),
         (lambda: losses.cross_entropy_derivative(jnp.ones((3, 4)), jnp.array([0, 9, 1])), "labels holds 9"),
-        (lambda: losses.squared_error(jnp.ones((3, 4)), jnp.ones((3, 1))), r"targets \(3, 1\); they must be equal"),
+        (
+            lambda: losses.squared_error(jnp.ones((3, 4)), jnp.ones((3, 1))),
+            r"targets \(3, 1\); they must be equal",
+        ),
         (lambda: losses.total(jnp.ones((3, 4)), jnp.ones(3)), r"weights \(3,\)"),
     ],
 )

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.cases import D, N, assert_close, example
 
 from rnn_jax import cells, initializers, jacobians, products
+from tests.cases import D, N, assert_close, example
 
 log_norms = jax.jit(products.log_norms, static_argnames="ord")
 
@@ -36,7 +36,9 @@ def test_ten_thousand_orthogonal_steps_have_norm_gain_to_the_n(gain, ord, dtype)
 def test_the_driven_network_itself_keeps_its_norms_over_ten_thousand_steps():
     cell = cells.elman(cells.identity)
     params = cell.init(jax.random.key(0), D, N, recurrent=initializers.orthogonal(0.8))
-    stack = jax.jit(jacobians.state_jacobians, static_argnums=0)(cell, params, jnp.ones(N), jnp.ones((10_000, D)))
+    stack = jax.jit(jacobians.state_jacobians, static_argnums=0)(
+        cell, params, jnp.ones(N), jnp.ones((10_000, D))
+    )
     error = np.abs(log_norms(stack) - np.arange(10_001) * np.log(0.8))
     assert error.max() < 1e-2
 

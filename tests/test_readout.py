@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.cases import assert_close, rounding
 
 from rnn_jax import readout
+from tests.cases import assert_close, rounding
 
 
 @pytest.fixture
@@ -33,7 +33,9 @@ def test_the_pullback_is_the_vjp_of_the_linear_readout(batch, float64):
     params = readout.init(jax.random.key(0), 5, 3, bias=jax.nn.initializers.normal(), dtype=float64)
     h = jax.random.normal(jax.random.key(1), (7, *batch, 5), float64)
     do = jax.random.normal(jax.random.key(2), (7, *batch, 3), float64)
-    assert_close(readout.pullback(params, h, do), jax.vjp(readout.linear, params, h)[1](do), rounding(float64))
+    assert_close(
+        readout.pullback(params, h, do), jax.vjp(readout.linear, params, h)[1](do), rounding(float64)
+    )
 
 
 def test_wrong_sizes_name_the_readout():

@@ -5,9 +5,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.cases import ALL, D, N, assert_close, example, rounding
 
 from rnn_jax import bptt, cells, unroll
+from tests.cases import ALL, D, N, assert_close, example, rounding
 
 LENGTHS = jnp.array([3, 0, 12])
 
@@ -121,7 +121,9 @@ class TestBadInput:
     state = cell.initial_state(params, (2,))
     xs = jnp.ones((4, 2, D))
 
-    @pytest.mark.parametrize("run", [unroll.unroll, unroll.unroll_loop, unroll.final_state, bptt.unroll, bptt.final_state])
+    @pytest.mark.parametrize(
+        "run", [unroll.unroll, unroll.unroll_loop, unroll.final_state, bptt.unroll, bptt.final_state]
+    )
     @pytest.mark.parametrize(
         ("change", "message"),
         [
@@ -133,10 +135,16 @@ class TestBadInput:
             ({"xs": jnp.ones((4, 2, D), int)}, "x is int32"),
             ({"xs": jnp.ones((4, D))}, r"batch shape \(\) but h has \(2,\)"),
             ({"state": jnp.full((2, N), jnp.inf)}, "state has 10 entries .* infinite"),
-            ({"params": params._replace(b_h=jnp.full(N, jnp.nan))}, r"params\.b_h has 5 entries .* learning rate"),
+            (
+                {"params": params._replace(b_h=jnp.full(N, jnp.nan))},
+                r"params\.b_h has 5 entries .* learning rate",
+            ),
             ({"lengths": jnp.array([1, 5])}, r"lengths holds 5; expected 0 <= length <= T = 4"),
             ({"lengths": jnp.array([-1, 2])}, "lengths holds -1"),
-            ({"lengths": jnp.array([1, 2, 3])}, r"lengths has shape \(3,\) but state has a leaf of shape \(2, 5\)"),
+            (
+                {"lengths": jnp.array([1, 2, 3])},
+                r"lengths has shape \(3,\) but state has a leaf of shape \(2, 5\)",
+            ),
             ({"lengths": jnp.array([1.0, 2.0])}, "lengths is float32; expected integers"),
         ],
     )
