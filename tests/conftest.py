@@ -1,5 +1,11 @@
 """Strict settings and the two dtypes for the whole suite."""
 
+import os
+
+# Nearly all of the suite's time is compilation, and most of that the optimisation of machine code, which is not
+# what is tested. Set XLA_FLAGS (to a space, say) to run with it.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
 import jax
 import jax.numpy as jnp
 import pytest

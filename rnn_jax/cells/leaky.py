@@ -29,6 +29,7 @@ def leaky(leak: float, activation: Activation = jnp.tanh, *, pre_activation: boo
     Raises:
       ValueError: for a leak outside (0, 1].
 
+    >>> import jax
     >>> cell = leaky(0.1)
     >>> params = cell.init(jax.random.key(0), 3, 8)
     >>> cell.step(params, jnp.ones(8), jnp.zeros(3)).shape
