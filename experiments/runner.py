@@ -48,7 +48,9 @@ class Experiment(Protocol):
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m experiments", description=experiments.__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments", description=experiments.__doc__.splitlines()[0]
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="names and questions")
     run = commands.add_parser("run", help="run one experiment", add_help=False)
@@ -111,7 +113,9 @@ def configure(experiment: Any, name: str, preset: str | None, overrides: Sequenc
     for option in overrides:
         given = option.removeprefix("--").partition("=")[0].replace("-", "_")
         if option.startswith("--") and given not in fields | {"help"}:
-            raise ValueError(f"unknown option {option}; {name} has " + ", ".join(sorted(map(_flag, fields))) + ".")
+            raise ValueError(
+                f"unknown option {option}; {name} has " + ", ".join(sorted(map(_flag, fields))) + "."
+            )
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
