@@ -68,6 +68,8 @@ class Config:
     linearity: float = 0.98
     """Least r² of a straight line through a log-norm that is called exponential: its fluctuations from step to
     step are then a seventh of what the line accounts for."""
+    consistency: float = 0.99
+    """Least share of steps with a norm above 1 that is called consistent."""
     bound_tolerance: float = 1e-9
     """Nats by which a norm may exceed its bound through rounding: 64 products in float64 round to 1e-12."""
     clip_tolerance: float = 1e-6
@@ -101,6 +103,7 @@ class Config:
             ("clip_norm", 0.0, 1e6),
             ("rate_tolerance", 0.0, 1.0),
             ("linearity", 0.0, 1.0),
+            ("consistency", 0.0, 1.0),
             ("bound_tolerance", 0.0, 1.0),
             ("clip_tolerance", 0.0, 1.0),
             ("gate_margin", 0.0, 100.0),
