@@ -1,14 +1,15 @@
-"""A run on disk: `results/NAME/<run>/`, complete or absent.
+"""A run on disk: `RESULTS/NAME/RUN/`, complete or absent.
 
-    config.json     every field of the configuration
-    versions.json   Python, libraries, device, seed
-    arrays.npz      the result, one array a name: `before.log_norms`, …
-    metrics.jsonl   one JSON object a line
-    verdicts.json   a list of `verdicts.Verdict`
-    table.txt       what the terminal showed
+    config.json     the configuration, tolerances included
+    versions.json   Python, the packages, the device, the seed
+    verdicts.json   claim, source, expected, measured, tolerance, outcome and negative control of each
+    table.txt       what was printed
+    metrics.jsonl   numbers along the run, one JSON object a line
+    arrays.npz      every array of the result, by its path in the tree
     figures/        PNG
 
-A run is written into a hidden sibling folder and renamed when all of it is there.
+Everything is written into a hidden folder beside the final one, which is then renamed: whatever interrupts a
+run leaves no folder that looks like a result.
 """
 
 import contextlib
@@ -19,170 +20,124 @@ import math
 import os
 import platform
 import shutil
-import time
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import numpy as np
 from matplotlib.figure import Figure
 
 import rnn_jax
-from experiments.verdicts import Interval, Verdict
 
-ConfigT = TypeVar("ConfigT")
-
-
-class UnwritableError(Exception):
-    """The results cannot be written where they should be; the text says why and what to do."""
-
-    def __init__(self, folder: Path, failure: OSError):
-        reason = failure.strerror or str(failure)
-        super().__init__(
-            f"cannot write to {folder}: {reason}. Name a folder that can be written with --results DIR."
-        )
+PACKAGES = ("jax", "jaxlib", "numpy", "optax", "flax", "scikit-learn", "matplotlib")
 
 
-class Staging:
-    """A folder that will be a run when all is written.
+def require_writable(folder: Path) -> None:
+    """Make `folder`, and raise `ValueError` unless files can be written into it.
 
-    Attributes:
-      partial: where to write.
-      path: where the run is, once it is there.
+    Called before the computation, so that no run is lost at its end.
     """
-
-    def __init__(self, partial: Path):
-        self.partial = partial
-        self.path: Path | None = None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"results folder {str(folder)!r} cannot be written to ({error.strerror}). Pass another one with --results."
+        ) from error
 
 
 @contextlib.contextmanager
-def new_run(results: Path, name: str) -> Iterator[Staging]:
-    """A folder to write a run into, which becomes `results/name/<run>` on leaving, or vanishes on an exception.
-
-    Raises:
-      UnwritableError: at once if the folder cannot be made, before anything is computed.
-    """
-    parent = Path(results) / name
-    made = [folder for folder in (parent, *parent.parents) if not folder.exists()]
-    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    staging = Staging(parent / f".{stamp}.{os.getpid()}")
+def complete_or_absent(final: Path) -> Iterator[Path]:
+    """A temporary folder that becomes `final` when the block ends, and is removed if it raises."""
+    temporary = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}-"))
     try:
-        try:
-            staging.partial.mkdir(parents=True)
-        except OSError as failure:
-            raise UnwritableError(parent, failure) from failure
-        yield staging
-        staging.path = _publish(staging.partial, parent / stamp)
+        yield temporary
+        temporary.chmod(0o755)  # mkdtemp's folder is its owner's alone
+        os.replace(temporary, final)
     except BaseException:
-        shutil.rmtree(staging.partial, ignore_errors=True)
-        with contextlib.suppress(OSError):  # one that is not empty holds somebody else's run
-            for folder in made:
-                folder.rmdir()
+        shutil.rmtree(temporary, ignore_errors=True)
         raise
-
-
-def _publish(partial: Path, wanted: Path) -> Path:
-    """Rename to the wanted name, or to the first `-2`, `-3` … that is free."""
-    path, number = wanted, 1
-    while path.exists():
-        number += 1
-        path = wanted.with_name(f"{wanted.name}-{number}")
-    os.replace(partial, path)
-    return path
 
 
 def save(
     folder: Path,
-    *,
     config: Any,
     result: Any,
+    *,
     metrics: Iterable[Mapping[str, Any]],
-    verdicts: Iterable[Verdict],
+    verdicts: Iterable,
     table: str,
     figures: Mapping[str, Figure],
-) -> None:
-    """Write all files of a run into `folder`.
+) -> Path:
+    """Write one run below `folder`; returns its path, named by the time and the seed.
 
-    Raises:
-      UnwritableError: a file cannot be written, for want of space for example.
+    Args:
+      folder: `RESULTS/NAME`, existing.
+      config: a frozen dataclass with a `seed`.
+      result: a tree of arrays.
+      metrics: one mapping a line of `metrics.jsonl`.
+      verdicts: NamedTuples.
+      table: the text for `table.txt`.
+      figures: by file name, without the ending.
     """
-    try:
-        _save(folder, config, result, metrics, verdicts, table, figures)
-    except OSError as failure:
-        raise UnwritableError(folder, failure) from failure
-
-
-def _save(folder, config, result, metrics, verdicts, table, figures) -> None:
-    _write_json(folder / "config.json", dataclasses.asdict(config))
-    _write_json(folder / "versions.json", versions(config.seed))
-    np.savez_compressed(folder / "arrays.npz", **named_arrays(result))
-    lines = [json.dumps(_plain(row), allow_nan=False) for row in metrics]
-    (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    _write_json(folder / "verdicts.json", [_plain_verdict(verdict) for verdict in verdicts])
-    (folder / "table.txt").write_text(table, encoding="utf-8")
-    (folder / "figures").mkdir()
-    for name, figure in figures.items():
-        figure.savefig(folder / "figures" / f"{name}.png")
-
-
-def named_arrays(result: Any) -> dict[str, np.ndarray]:
-    """The arrays of a tree of NamedTuples by their dotted path.
-
-    >>> named_arrays(Interval(1.0, 0.0, 2.0))["low"]
-    array(0.)
-    """
-    leaves = jax.tree_util.tree_leaves_with_path(result)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(leaf) for path, leaf in leaves}
-
-
-def load_arrays(run: Path) -> dict[str, np.ndarray]:
-    """The arrays of a run by name."""
-    with np.load(Path(run) / "arrays.npz", allow_pickle=False) as arrays:
-        return dict(arrays)
-
-
-def load_config(run: Path, config_type: type[ConfigT]) -> ConfigT:
-    """The configuration of a run, checked again."""
-    fields = json.loads((Path(run) / "config.json").read_text(encoding="utf-8"))
-    return config_type(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    final = _unused(folder / f"{stamp}-seed{config.seed}")
+    with complete_or_absent(final) as run:
+        _write_json(run / "config.json", dataclasses.asdict(config))
+        _write_json(run / "versions.json", versions(config.seed))
+        _write_json(run / "verdicts.json", [_as_plain(verdict) for verdict in verdicts])
+        lines = [json.dumps(row, allow_nan=False) + "\n" for row in metrics]
+        (run / "metrics.jsonl").write_text("".join(lines), encoding="utf-8")
+        (run / "table.txt").write_text(table + "\n", encoding="utf-8")
+        np.savez_compressed(run / "arrays.npz", **arrays(result))
+        (run / "figures").mkdir()
+        for name, figure in figures.items():
+            figure.savefig(run / "figures" / f"{name}.png", dpi=150)
+    return final
 
 
 def versions(seed: int) -> dict[str, Any]:
-    """What the run ran on."""
-    devices = jax.devices()
+    """What a run ran on."""
+    device = jax.devices()[0]
     return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "numpy", "optax", "flax")},
         "rnn_jax": rnn_jax.__version__,
-        "platform": devices[0].platform,
-        "device_kind": devices[0].device_kind,
-        "devices": len(devices),
-        "machine": platform.machine(),
-        "system": platform.system(),
+        **{name: importlib.metadata.version(name) for name in PACKAGES},
+        "platform": device.platform,
+        "device": device.device_kind,
+        "devices": jax.device_count(),
         "seed": seed,
     }
 
 
+def arrays(result: Any) -> dict[str, np.ndarray]:
+    """The leaves of a tree by their dotted path, such as `before.log_norms`."""
+    leaves = jax.tree_util.tree_leaves_with_path(result)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(leaf) for path, leaf in leaves}
+
+
+def _unused(path: Path) -> Path:
+    """`path`, or with a number behind it if there is one already."""
+    candidate, count = path, 1
+    while candidate.exists():
+        count += 1
+        candidate = path.with_name(f"{path.name}-{count}")
+    return candidate
+
+
 def _write_json(path: Path, value: Any) -> None:
-    text = json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def _plain_verdict(verdict: Verdict) -> dict[str, Any]:
-    fields = verdict._asdict()
-    return {k: v._asdict() if isinstance(v, Interval) else v for k, v in fields.items()}
-
-
-def _plain(value: Any) -> Any:
-    """What JSON can say: numbers that are not finite become text, as JSON has none."""
-    if isinstance(value, Mapping):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if isinstance(value, np.generic):
-        value = value.item()
+def _as_plain(value: Any) -> Any:
+    """NamedTuples as dictionaries, and infinities, which JSON does not know, as text."""
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return {name: _as_plain(field) for name, field in value._asdict().items()}
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value

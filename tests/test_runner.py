@@ -35,7 +35,7 @@ class Result(NamedTuple):
 
 
 def run(config, key, progress):
-    for _ in progress(range(2), "numbers"):
+    for _ in progress(range(2), "numbers", 1):
         pass
     return Result(numbers=jax.random.normal(key, (config.size,)), nested={"zero": jnp.zeros(2)})
 
@@ -66,6 +66,7 @@ def fake(monkeypatch):
     module.__doc__ = "Are there any numbers?\n\nMore."
     module.PRESETS = {"full": Config(), "tiny": Config(size=1)}
     module.run, module.verdicts = run, verdicts
+    module.metrics = lambda config, result: [{"i": i, "x": float(x)} for i, x in enumerate(result.numbers)]
     module.table = lambda config, result, verdicts: f"{result.numbers.size} numbers: {verdicts[0].outcome}"
     module.figures = lambda config, result: {"numbers": Figure(figsize=(1, 1))}
     monkeypatch.setitem(sys.modules, "experiments.fake", module)
@@ -95,6 +96,12 @@ def test_a_run_is_complete_and_can_be_read_back(fake, tmp_path, capsys):
     assert verdict["outcome"] == "holds"
     assert verdict["control_measured"]["value"] == "inf"
     assert (path / "table.txt").read_text() == "4 numbers: holds\n"
+    assert [json.loads(line)["i"] for line in (path / "metrics.jsonl").read_text().splitlines()] == [
+        0,
+        1,
+        2,
+        3,
+    ]
     assert (path / "figures" / "numbers.png").stat().st_size > 0
     with np.load(path / "arrays.npz", allow_pickle=False) as arrays:
         np.testing.assert_array_equal(arrays["numbers"], jax.random.normal(jax.random.key(7), (4,)))
@@ -138,7 +145,9 @@ def test_a_wrong_argument_is_named_in_one_line_and_nothing_is_computed(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_results_folder_that_cannot_be_written_to_is_found_before_the_run(fake, monkeypatch, tmp_path, capsys):
+def test_a_results_folder_that_cannot_be_written_to_is_found_before_the_run(
+    fake, monkeypatch, tmp_path, capsys
+):
     monkeypatch.setattr(fake, "run", None)
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")
@@ -147,15 +156,24 @@ def test_a_results_folder_that_cannot_be_written_to_is_found_before_the_run(fake
     assert blocked.read_text() == "not a folder"
 
 
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 @pytest.mark.parametrize("part", ["run", "figures"])
-def test_a_run_that_is_interrupted_leaves_nothing_behind(fake, monkeypatch, tmp_path, part, error):
-    def interrupted(*arguments):
-        raise error
+def test_a_run_that_fails_leaves_nothing_behind(fake, monkeypatch, tmp_path, part):
+    def broken(*arguments):
+        raise RuntimeError("broken")
 
-    monkeypatch.setattr(fake, part, interrupted)
-    with pytest.raises(error):
+    monkeypatch.setattr(fake, part, broken)
+    with pytest.raises(RuntimeError, match="broken"):
         runner.main(["run", "fake", "--results", str(tmp_path)])
+    assert list((tmp_path / "fake").iterdir()) == []
+
+
+def test_a_run_that_is_interrupted_leaves_nothing_behind(fake, monkeypatch, tmp_path, capsys):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(results.np, "savez_compressed", interrupted)
+    assert runner.main(["run", "fake", "--results", str(tmp_path)]) == 130
+    assert "nothing was written" in capsys.readouterr().err
     assert list((tmp_path / "fake").iterdir()) == []
 
 

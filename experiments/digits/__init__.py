@@ -11,7 +11,7 @@ the weights set, exact singular values, and what global-norm clipping does to ev
     measurement  the gradient-flow profile of a network
     flow         the run: every network before and after training, and the controls
     claims       the verdicts
-    table, figures   what is shown
+    table, figures, metrics   what is shown and kept
 """
 
 from collections.abc import Mapping
@@ -23,8 +23,9 @@ from experiments.digits import table as _table
 from experiments.digits.claims import verdicts_of as verdicts
 from experiments.digits.config import PRESETS, Config
 from experiments.digits.flow import Result, run
+from experiments.digits.metrics import metrics
 
-__all__ = ["PRESETS", "figures", "run", "table", "verdicts"]
+__all__ = ["PRESETS", "figures", "metrics", "run", "table", "verdicts"]
 
 
 def table(config: Config, result: Result, judged: list) -> str:

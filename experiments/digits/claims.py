@@ -56,7 +56,9 @@ def _vanishes(config: Config, result: Result) -> Verdict:
         tolerance=config.rate_tolerance,
         reason="over all 64 steps it would change a norm less than e-fold",
         control="linear networks with orthogonal weights: every norm is 1",
-        control_measured=interval(verdicts.fit(result.controls.unit_norm, config.fit_first, config.fit_last).rate),
+        control_measured=interval(
+            verdicts.fit(result.controls.unit_norm, config.fit_first, config.fit_last).rate
+        ),
         premise=premise,
         remark=f"step norms {step_norms.min():.2f} to {largest:.2f}; r² {straight:.3f}",
     )
@@ -120,7 +122,9 @@ def _norm_above_one(config: Config, result: Result) -> Verdict:
         tolerance=config.rate_tolerance,
         reason="over all 64 steps it would change a norm less than e-fold",
         control="W = [[.9, 5], [0, .9]]: every norm is 5.2, the spectral radius .9",
-        control_measured=interval(verdicts.fit(result.controls.non_normal, config.fit_first, config.fit_last).rate),
+        control_measured=single(
+            verdicts.fit(result.controls.non_normal, config.fit_first, config.fit_last).rate[0]
+        ),
         premise=premise,
         remark=f"norms above 1 at {share:.1%} of the steps; above 1 is necessary to explode, not sufficient",
     )
@@ -182,7 +186,7 @@ def _gates_keep(config: Config, result: Result, network: int, after: bool) -> Ve
     return judge(
         is_above(config.gate_margin),
         name=f"{name} {when.split()[0]}",
-        claim=f"{when}, more of the gradient reaches lag {config.fit_last} in the {name} than in tanh g={config.gain_at:g}",
+        claim=f"{when}, more gradient reaches lag {config.fit_last} in the {name} than in tanh g={config.gain_at:g}",
         source=f"{_NOTE}, last paragraph",
         expected=f"more by > {config.gate_margin:g}",
         measured=interval(more),

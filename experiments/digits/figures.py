@@ -1,6 +1,5 @@
-"""Pictures of a result. Lines are medians over seeds, bands their range."""
+"""Three pictures of a run: gradient flow against lag, singular values at a few lags, training."""
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -8,207 +7,175 @@ from matplotlib.lines import Line2D
 
 from experiments import style
 from experiments.digits.config import STEPS, Config
-from experiments.digits.curves import LN10, relative_decades, typical
 from experiments.digits.flow import CLIPPED, UNCLIPPED, Result
-from experiments.digits.networks import networks
-from experiments.verdicts import interval
+from experiments.digits.networks import AT, BELOW, networks
 
-LAG = "lag n (steps back from the last pixel)"
-SMOOTH = 25
-"""Updates over which losses and norms are averaged for the eye."""
+LOWEST, HIGHEST = -16, 8
+"""Powers of ten that are shown: below 1e-16 nothing of a gradient is left beside others in float64."""
 
-
-def figures(config: Config, result: Result) -> dict[str, Figure]:
-    """All figures by file name."""
-    with matplotlib.rc_context(style.RC):
-        return {
-            "gradient_flow": gradient_flow(config, result),
-            "singular_values": singular_values(config, result),
-            "training": training(config, result),
-        }
+_BOUND = {"linestyle": (0, (5, 4)), "linewidth": 1.0}
+_MARKERS = "osD^v<>p"
 
 
 def gradient_flow(config: Config, result: Result) -> Figure:
-    """Products and gradients against lag before (top) and after training (bottom), and what was learnt."""
-    figure = Figure(figsize=(style.WIDTH, 6.4))
-    axes = figure.subplots(2, 3)
-    for row, when, profile in ((0, "before", result.before), (1, "after", _clipped(result))):
-        _draw_products(axes[row, 0], profile)
-        axes[row, 0].set(title=f"Jacobian products {when} training", ylabel="log₁₀ ‖∂h_T / ∂h_{T−n}‖")
-        _draw_gradients(axes[row, 1], profile)
-        axes[row, 1].set(title=f"Gradient {when} training", ylabel="log₁₀ ‖∂L/∂h_{T−n}‖ / ‖∂L/∂h_T‖")
-        for axis in axes[row, :2]:
-            axis.set(xlabel=LAG, xlim=(0, STEPS), xticks=range(0, STEPS + 1, 16))
-    for column in range(2):
-        _limit(axes[0, column], -38, 12)
-        _limit(axes[1, column], -6, 6)
-    _draw_learning(axes[0, 2], config, result)
-    _draw_accuracy(axes[1, 2], config, result)
+    """Norms of products and of gradients against lag, before and after training, and what was learned."""
+    after = result.after
+    with style.figure(10.2, 6.4) as figure:
+        axes = figure.subplots(2, 3, sharex="col", gridspec_kw={"width_ratios": [1, 1, 0.85]})
+        for row, (when, log_norms, log_gradients, bound) in enumerate(
+            [
+                (
+                    "before training",
+                    result.before.log_norms,
+                    result.before.log_gradients,
+                    result.before.log_bound,
+                ),
+                (
+                    "after training",
+                    *(a[:, CLIPPED] for a in (after.log_norms, after.log_gradients, after.log_bound)),
+                ),
+            ]
+        ):
+            _against_lag(axes[row, 0], log_norms)
+            for m in (BELOW, AT):
+                axes[row, 0].plot(bound[m].mean(0) / np.log(10), color=style.LINES[m]["color"], **_BOUND)
+            axes[row, 0].set(
+                title=f"Jacobian product, {when}", ylabel=r"$\|\,\partial h_T\, /\, \partial h_{T-n}\,\|$"
+            )
+            with np.errstate(invalid="ignore"):  # a dead network has no gradient at either lag
+                _against_lag(axes[row, 1], log_gradients - log_gradients[..., :1])
+            axes[row, 1].set(
+                title=f"gradient, {when}",
+                ylabel=r"$\|\,\partial L\, /\, \partial h_{T-n}\,\|$, relative to $n = 0$",
+            )
+        for axis in axes[1, :2]:
+            axis.set_xlabel("lag $n$, steps back from the last pixel")
+        for row, (setting, title) in enumerate(
+            [
+                (CLIPPED, f"learning, norm clipped at {config.clip_norm:g}"),
+                (UNCLIPPED, "learning, no clipping"),
+            ]
+        ):
+            _accuracy(axes[row, 2], config, result.accuracy[:, setting])
+            axes[row, 2].set_title(title)
+        axes[1, 2].set_xlabel("updates")
 
-    names = [network.name for network in networks(config)]
-    handles = [_handle(line) for line in style.LINES] + [Line2D([], [], color="0.35", linestyle=":", linewidth=1.2)]
-    figure.legend(
-        handles, [*names, "bound (γ σ_max)ⁿ"], loc="outside lower center", ncols=7, handlelength=3.2, columnspacing=1.2
-    )
+        handles = [
+            Line2D([], [], label=network.name, **line)
+            for network, line in zip(networks(config), style.LINES, strict=True)
+        ]
+        handles.append(
+            Line2D(
+                [],
+                [],
+                color="0.4",
+                label=r"bound $(\gamma\,\sigma_{\max})^n$, in the network's colour",
+                **_BOUND,
+            )
+        )
+        figure.legend(
+            handles=handles, loc="outside lower center", ncols=7, handlelength=2.6, columnspacing=1.3
+        )
     return figure
 
 
 def singular_values(config: Config, result: Result) -> Figure:
-    """All singular values at a few lags before (top) and after training (bottom), one column a network."""
-    figure = Figure(figsize=(style.WIDTH, 4.6))
-    axes = figure.subplots(2, len(style.LINES), sharey=True, sharex=True)
+    """All singular values of ∂h_T/∂h_{T−n} of one sequence, at a few lags, before and after training."""
+    names = [network.name for network in networks(config)]
     shades = [str(shade) for shade in np.linspace(0.72, 0.0, len(config.lags_shown))]
-    for m, network in enumerate(networks(config)):
-        for row, profile in ((0, result.before), (1, _clipped(result))):
-            axis = axes[row, m]
-            values = profile.log_singular_values[m, 0] / LN10
-            size = config.hidden_size * (2 if network.name == "LSTM" else 1)
-            share = 100 * np.arange(1, size + 1) / size
-            for at_lag, shade, marker in zip(values, shades, "os^D", strict=False):
-                axis.plot(share, at_lag[:size], color=shade, marker=marker, markevery=0.2, markersize=3.5)
-        axes[0, m].set_title(network.name)
-        axes[1, m].set(xlim=(0, 100), xticks=(0, 50, 100))
-    axes[0, 0].set_ylabel("before training\nlog₁₀ σ_i")
-    axes[1, 0].set_ylabel("after training\nlog₁₀ σ_i")
-    figure.supxlabel("rank i of the singular value, % of the state's size", fontsize=9)
-    handles = [
-        Line2D([], [], color=shade, marker=marker, markersize=3.5)
-        for shade, marker in zip(shades, "os^D", strict=False)
+    lags = [
+        {"color": shade, "marker": _MARKERS[i % len(_MARKERS)], "label": f"lag {lag}"}
+        for i, (lag, shade) in enumerate(zip(config.lags_shown, shades, strict=True))
     ]
-    labels = [f"n = {lag}" for lag in config.lags_shown]
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), title=SINGULAR_TITLE)
+    with style.figure(10.2, 5.4) as figure:
+        axes = figure.subplots(2, len(names), sharey=True, sharex="col")
+        before, after = result.before.log_singular_values, result.after.log_singular_values[:, CLIPPED]
+        for row, (when, values) in enumerate([("before", before), ("after", after)]):
+            for m, name in enumerate(names):
+                axis = axes[row, m]
+                size = config.hidden_size * (2 if name == "LSTM" else 1)  # (h, c)
+                for lag, line in enumerate(lags):
+                    shown = values[m, 0, lag, :size] / np.log(10)
+                    axis.plot(np.arange(1, size + 1), shown, markersize=2.2, linewidth=0.9, **line)
+                axis.axhline(0, color="#D55E00", linewidth=0.8)
+                axis.set(ylim=(LOWEST - 4, HIGHEST), xlim=(0, size + 1))
+                if row == 0:
+                    axis.set_title(name)
+            axes[row, 0].set_ylabel(rf"$\log_{{10}}\,\sigma_i$, {when} training")
+        for axis in axes[1]:
+            axis.set_xlabel("index $i$")
+        handles = [Line2D([], [], markersize=4, **line) for line in lags]
+        handles.append(Line2D([], [], color="#D55E00", linewidth=0.8, label=r"$\sigma = 1$"))
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+        figure.suptitle(
+            r"Singular values of $\partial h_T\, /\, \partial h_{T-n}$ on one sequence; "
+            r"those below rounding, $S\,\varepsilon\,\sigma_1$ in float64, are left out",
+            fontsize=9.5,
+        )
     return figure
-
-
-SINGULAR_TITLE = "Singular values of ∂h_T/∂h_{T−n}, one sequence; a line ends where float64 resolves no more"
 
 
 def training(config: Config, result: Result) -> Figure:
-    """Loss and gradient norm against updates, with and without clipping, one column a network."""
-    figure = Figure(figsize=(style.WIDTH, 4.6))
-    axes = figure.subplots(2, len(style.LINES), sharex=True, sharey="row")
-    settings = (
-        (UNCLIPPED, "not clipped", "#D55E00", (0, (3, 1))),
-        (CLIPPED, f"clipped to norm {config.clip_norm:g}", "#0072B2", "-"),
-    )
-    for m, network in enumerate(networks(config)):
-        loss, norm = axes[:, m]
-        for c, label, color, linestyle in settings:
-            for axis, values in ((loss, result.updates.loss[m, c]), (norm, result.updates.gradient_norm[m, c])):
-                updates, smooth = _smoothed(values, logarithm=axis is norm)
-                axis.plot(updates, np.median(smooth, axis=0), color=color, linestyle=linestyle, label=label)
-                axis.fill_between(updates, smooth.min(0), smooth.max(0), color=color, alpha=0.15, linewidth=0)
-        norm.axhline(config.clip_norm, color="0.35", linestyle=":", linewidth=1.2)
-        norm.set(yscale="log", xlabel="updates", xlim=(0, config.updates), xticks=(0, config.updates // 2))
-        loss.set(title=network.name, ylim=(0, 2.6))
-    axes[0, 0].set_ylabel("loss (nats)")
-    axes[1, 0].set_ylabel("gradient norm\nbefore clipping")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(
-        [*handles, Line2D([], [], color="0.35", linestyle=":", linewidth=1.2)],
-        [*labels, "threshold"],
-        loc="outside upper center",
-        ncols=3,
-    )
+    """Loss and gradient norm against updates, with and without clipping."""
+    width = max(1, config.updates // 40)
+    with style.figure(10.2, 5.8) as figure:
+        axes = figure.subplots(2, 2, sharex=True, sharey="row")
+        for column, (setting, title) in enumerate(
+            [(CLIPPED, f"global norm clipped at {config.clip_norm:g}"), (UNCLIPPED, "no clipping")]
+        ):
+            loss, norms = axes[0, column], axes[1, column]
+            for m, line in enumerate(style.LINES):
+                plain = {key: value for key, value in line.items() if key != "marker"}
+                loss.plot(*_smooth(result.updates.loss[m, setting].mean(0), width), **plain)
+                with np.errstate(divide="ignore"):
+                    logs = np.log10(result.updates.gradient_norm[m, setting]).mean(0)
+                norms.plot(*_smooth(logs, width), **plain)
+            loss.set_title(title)
+            _level(loss, config.updates, np.log(10), "guessing: ln 10")
+            _level(
+                norms, config.updates, np.log10(config.clip_norm), "threshold" if setting == CLIPPED else ""
+            )
+            norms.set_xlabel("updates")
+        axes[0, 0].set_ylabel("cross-entropy (nats)")
+        axes[1, 0].set_ylabel(r"$\log_{10}$ of the gradient's norm")
+        handles = [
+            Line2D([], [], label=network.name, color=line["color"], linestyle=line["linestyle"])
+            for network, line in zip(networks(config), style.LINES, strict=True)
+        ]
+        figure.legend(handles=handles, loc="outside lower center", ncols=6, handlelength=2.6)
     return figure
 
 
-def _draw_products(axis: Axes, profile) -> None:
-    for log_norms, log_bound, line in zip(profile.log_norms, profile.log_bound, style.LINES, strict=True):
-        if np.isfinite(log_bound).all():
-            axis.plot(np.median(log_bound, axis=0) / LN10, color=line.color, linestyle=":", linewidth=1.2)
-        _draw_curves(axis, typical(log_norms) / LN10, line)
+def _against_lag(axis: Axes, logs: np.ndarray) -> None:
+    """One curve a network: the median over seeds and sequences in powers of ten, its quartiles as a band."""
+    for m, line in enumerate(style.LINES):
+        # Quantiles of −∞ are NaN: a number below the axis stands for it.
+        samples = np.clip(np.nan_to_num(logs[m], nan=-np.inf), -1e3, 1e3).reshape(-1, STEPS + 1) / np.log(10)
+        low, middle, high = np.quantile(samples, [0.25, 0.5, 0.75], axis=0)
+        lags = np.arange(STEPS + 1)
+        axis.plot(lags, middle, markevery=(4 + m, 12), **line)
+        axis.fill_between(lags, low, high, color=line["color"], alpha=0.15, linewidth=0)
+    axis.axhline(0, color="0.5", linewidth=0.8, zorder=0)
+    axis.set(xlim=(0, STEPS), ylim=(LOWEST, HIGHEST))
+    axis.yaxis.set_major_formatter(lambda value, _: f"$10^{{{value:.0f}}}$")
 
 
-def _draw_gradients(axis: Axes, profile) -> None:
-    for log_gradients, line in zip(profile.log_gradients, style.LINES, strict=True):
-        _draw_curves(axis, relative_decades(log_gradients), line)
+def _accuracy(axis: Axes, config: Config, accuracy: np.ndarray) -> None:
+    """Test accuracy against updates: mean over seeds, the range as a band; `(M, R, chunks)`."""
+    updates = np.arange(1, accuracy.shape[-1] + 1) * config.chunk
+    for runs, line in zip(100 * accuracy, style.LINES, strict=True):
+        axis.plot(updates, runs.mean(0), **line)
+        axis.fill_between(updates, runs.min(0), runs.max(0), color=line["color"], alpha=0.12, linewidth=0)
+    axis.set(ylabel="test accuracy (%)", ylim=(0, 100))
 
 
-def _draw_curves(axis: Axes, curves: np.ndarray, line: style.Line) -> None:
-    """Median and range over seeds, `(R, n)`; a curve that falls to −∞ ends in a cross."""
-    middle = np.median(curves, axis=0)
-    lags = np.arange(curves.shape[1])
-    shown = np.where(np.isfinite(middle), middle, np.nan)
-    axis.plot(lags, shown, color=line.color, linestyle=line.linestyle, marker=line.marker, markevery=(8, 16))
-    inside = np.isfinite(curves).all(0)
-    axis.fill_between(
-        lags, curves.min(0), curves.max(0), where=inside, color=line.color, alpha=0.15, linewidth=0
-    )
-    if not inside.all() and inside.any() and np.isneginf(middle).any():
-        last = int(np.flatnonzero(np.isfinite(middle))[-1])
-        axis.plot(last, middle[last], color=line.color, marker="x", markersize=8, markeredgewidth=2)
-        axis.annotate(
-            "ReLU: exactly 0 from here,\nall units were off",
-            (last, middle[last]),
-            xytext=(6, -5),
-            textcoords="offset points",
-            va="top",
-            fontsize=8.6,
-        )
+def _level(axis: Axes, right: float, level: float, text: str) -> None:
+    """A labelled horizontal line."""
+    axis.axhline(level, color="0.5", linewidth=0.8, zorder=0)
+    axis.annotate(text, (right, level), fontsize=8, color="0.35", va="bottom", ha="right")
 
 
-def _draw_learning(axis: Axes, config: Config, result: Result) -> None:
-    updates = config.chunk * np.arange(1, result.accuracy.shape[-1] + 1)
-    for accuracy, line in zip(100 * result.accuracy[:, CLIPPED], style.LINES, strict=True):
-        axis.plot(
-            updates,
-            np.median(accuracy, axis=0),
-            color=line.color,
-            linestyle=line.linestyle,
-            marker=line.marker,
-            markevery=2,
-        )
-        axis.fill_between(updates, accuracy.min(0), accuracy.max(0), color=line.color, alpha=0.15, linewidth=0)
-    axis.axhline(10, color="0.35", linewidth=0.8)
-    axis.text(config.updates, 11, "chance", ha="right", fontsize=8.6)
-    axis.set(title="Learning, with clipping", xlabel="updates", ylabel="test accuracy (%)", ylim=(0, 100))
-    axis.set_xlim(0, config.updates)
-
-
-def _draw_accuracy(axis: Axes, config: Config, result: Result) -> None:
-    """Mean and 95 % interval with and without clipping, one row a network."""
-    names = [network.name for network in networks(config)]
-    for c, offset, filled, label in ((CLIPPED, -0.16, True, "clipped"), (UNCLIPPED, 0.16, False, "not clipped")):
-        for m, line in enumerate(style.LINES):
-            measured = interval(100 * result.accuracy[m, c, :, -1])
-            axis.plot([measured.low, measured.high], [m + offset] * 2, color=line.color)
-            axis.plot(
-                measured.value,
-                m + offset,
-                marker="o",
-                markersize=6,
-                color=line.color,
-                markerfacecolor=line.color if filled else "white",
-                linestyle="none",
-            )
-        face = "0.2" if filled else "white"
-        axis.plot([], [], "o", color="0.2", markerfacecolor=face, markersize=6, label=label)
-    axis.axvline(10, color="0.35", linewidth=0.8)
-    axis.set(title="Accuracy at the end, 95 % over seeds", xlabel="test accuracy (%)", xlim=(0, 100))
-    axis.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.4, -0.6))
-    axis.legend(loc="lower left", bbox_to_anchor=(0.1, 0.0), handletextpad=0.2)
-
-
-def _clipped(result: Result):
-    """The profile after training with clipping, shaped like the one before."""
-    return type(result.after)(*(leaf[:, CLIPPED] for leaf in result.after))
-
-
-def _smoothed(values: np.ndarray, *, logarithm: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Running means over at most `SMOOTH` updates, geometric for norms: `(R, U)` → updates, `(R, U')`."""
-    width = min(SMOOTH, values.shape[-1])
-    kernel = np.full(width, 1 / width)
-    values = np.log(values) if logarithm else values
-    smooth = np.stack([np.convolve(run, kernel, mode="valid") for run in values])
-    updates = np.arange(smooth.shape[-1]) + width / 2
-    return updates, np.exp(smooth) if logarithm else smooth
-
-
-def _limit(axis: Axes, low: float, high: float) -> None:
-    """At least these limits of the data that need them: the bounds of expanding networks leave at the top."""
-    axis.set_ylim(low, high)
-
-
-def _handle(line: style.Line) -> Line2D:
-    return Line2D([], [], color=line.color, linestyle=line.linestyle, marker=line.marker)
+def _smooth(values: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Means of blocks of `width` updates, and the updates at their centres."""
+    blocks = values[: values.size // width * width].reshape(-1, width)
+    return (np.arange(len(blocks)) + 0.5) * width, blocks.mean(-1)

@@ -70,8 +70,8 @@ class _Flow(NamedTuple):
     trained: PyTree
 
 
-def _no_progress(steps: Iterable, label: str) -> Iterable:
-    del label
+def _no_progress(steps: Iterable, label: str, scale: int) -> Iterable:
+    del label, scale
     return steps
 
 
@@ -81,7 +81,7 @@ def run(config: Config, key: jax.Array, progress: Callable = _no_progress) -> Re
     Args:
       config: the settings.
       key: root of all random numbers.
-      progress: `(steps, label) -> steps`, to show how far a loop is.
+      progress: `(steps, label, scale) -> steps`, to show how far a loop is; each step stands for `scale` updates.
 
     Raises:
       ValueError: float64 is not enabled in JAX.
@@ -136,7 +136,7 @@ def _flow(
         digits,
         chunk=config.chunk,
         learning_rate=config.learning_rate,
-        progress=lambda chunks: progress(chunks, network.name),
+        progress=lambda chunks: progress(chunks, network.name, config.chunk),
     )
     trained = jax.tree.map(lambda leaf: np.asarray(leaf).reshape(2, seeds, *leaf.shape[1:]), trained)
     settings = [jax.tree.map(lambda leaf, c=c: leaf[c], trained.params) for c in (CLIPPED, UNCLIPPED)]

@@ -34,8 +34,9 @@ BELOW, AT, ABOVE, IRNN, GRU, LSTM = range(6)
 def networks(config: Config) -> tuple[Network, ...]:
     """All networks, one input and N hidden units each; matrices but for those named are the library's defaults.
 
-    The Elman networks have zero biases. LSTM and GRU start with chrono biases. (Measured with a forget bias of 1
-    and with none instead: the gradient that reaches the first pixel starts 9 and 19 decades lower.)
+    The Elman networks have zero biases; LSTM and GRU start with chrono biases. Measured before training at lag 60:
+    with zero biases a gradient has lost 11 decades in the LSTM and 10 in the GRU, with a forget bias of 1 the
+    LSTM's has lost 5, with chrono biases both have lost 1.
     """
     tanh, relu = cells.elman(), cells.elman(jax.nn.relu)
     chrono = initializers.chrono(config.longest_memory)

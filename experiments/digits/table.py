@@ -23,9 +23,11 @@ def _header(config: Config) -> list[str]:
         "",
         f"rate      growth of the norm of dh_T/dh_(T-n), nats per lag, n = {config.fit_first} to {config.fit_last}",
         f"reach     norm of dL/dh at lag {config.fit_last} over that at lag 0, powers of ten",
-        f"          medians over {config.sequences} held-out sequences; mean ± standard deviation of {config.seeds} seeds",
+        f"          medians over {config.sequences} held-out sequences; ± standard deviation over {config.seeds} seeds",
         "",
-        _ROW.format("", "clip", "accuracy %", "rate before", "rate after", "reach before", "reach after", "clipped %"),
+        _ROW.format(
+            "", "clip", "accuracy %", "rate before", "rate after", "reach before", "reach after", "clipped %"
+        ),
     ]
 
 
