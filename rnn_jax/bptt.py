@@ -17,6 +17,7 @@ A stack is backpropagated layer by layer, top to bottom: a layer's ∂L/∂x_t i
 with this backward pass as their derivative, for `jax.grad` of a loss of your own. Having a custom VJP they have
 no forward mode: for `jvp`, `jacfwd` or `linearize` use `rnn_jax.unroll`. Write batches in the batch axes:
 under `vmap` with shared parameters a weight gradient is formed for each example before they are summed.
+What is differentiated must come in through params, state or xs: a step must not close over it.
 """
 
 from functools import partial
@@ -132,8 +133,12 @@ def loss_gradients(
       readout_params: W_hy and b_y.
       targets: labels `(T, *B)` for cross-entropy, `(T, *B, K)` for squared error.
       loss: `losses.CROSS_ENTROPY` (softmax outputs) or `losses.SQUARED_ERROR` (linear outputs), or your own.
-      weights: w_t, `(T, *B)`; 1 over the valid steps if not given. `losses.last_step(T, lengths)` scores the
-        last step only.
+      weights: w_t, `(T, *B)`; 1 if not given, and 0 over the padding in any case. `losses.last_step(T, lengths)`
+        scores the last step only.
+
+    Raises:
+      ValueError: as `bptt`; a bare step, which does not say what it emits; weights, targets or readout of
+        another shape or dtype.
 
     >>> from rnn_jax import cells
     >>> cell = cells.gru()
@@ -144,18 +149,26 @@ def loss_gradients(
     >>> g.readout.w_hy.shape, g.deltas.shape
     ((2, 8), (7, 5, 8))
     """
+    if not isinstance(cell, Cell):
+        raise ValueError(
+            f"loss_gradients() needs a cell, whose emit() the readout reads; got a {type(cell).__name__}. For a bare "
+            "step call losses and readout.pullback on its states, and bptt() with the resulting cotangents."
+        )
     params, state, xs, lengths = unrolling.arguments(params, state, xs, lengths)
     checks.finite("readout_params", readout_params)
     states = _layered_unroll(cell, False, params, state, xs, lengths)
     h = cell.emit(states)
     outputs = readout.linear(readout_params, h)
     per_step = loss.per_step(outputs, targets)
-    if weights is None:
-        valid = unrolling.valid(xs, lengths)
-        weights = jnp.ones_like(per_step) if valid is None else valid
-    weights = jnp.asarray(weights).astype(per_step.dtype)
+    weights = jnp.ones_like(per_step) if weights is None else jnp.asarray(weights).astype(per_step.dtype)
+    if weights.shape != per_step.shape:
+        raise ValueError(
+            f"weights has shape {weights.shape}; expected (T, *B) = {per_step.shape}, one a loss."
+        )
+    weights = unrolling.where_valid(unrolling.valid(xs, lengths), weights, jnp.zeros_like(weights))
 
-    do = weights[..., None] * loss.derivative(outputs, targets)
+    # A step that does not count may have a target that is not a number.
+    do = jnp.where(weights[..., None] != 0, weights[..., None] * loss.derivative(outputs, targets), 0)
     d_readout, dh = readout.pullback(readout_params, h, do)
     cotangents = pull_emit(cell, states, dh)
     gradients = _backward(cell, False, params, state, xs, lengths, states, cotangents)
@@ -253,6 +266,8 @@ def _layered_unroll(cell, reverse, params, state, xs, lengths):
     """The forward pass: a stack layer by layer, so that each layer's inputs are at hand for the way back."""
     if not (isinstance(cell, Cell) and cell.layers):
         return unrolling.unroll(cell, params, state, xs, lengths=lengths, reverse=reverse)
+    checks.layers("params", params, len(cell.layers))
+    checks.layers("state", state, len(cell.layers))
     states = []
     for layer, p, s in zip(cell.layers, params, state, strict=True):
         states.append(_layered_unroll(layer, reverse, p, s, xs, lengths))
@@ -288,6 +303,12 @@ def _sweep(cell, reverse, params, state, xs, lengths, states, cotangents, final_
     previous = unrolling.previous_states(state, states, reverse=reverse)
     valid = unrolling.valid(xs, lengths)
     xs = unrolling.where_valid(valid, xs, jax.tree.map(jnp.zeros_like, xs))
+    for leaf in jax.tree.leaves(state):
+        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            raise ValueError(
+                f"the state has a leaf of dtype {leaf.dtype}; backpropagation by hand takes floating-point states. "
+                "Hand counters and keys in with xs, or use jax.grad of rnn_jax.unroll.unroll."
+            )
     local = _local_derivatives(cell, params, previous, xs, states)
 
     def body(carried, inputs):

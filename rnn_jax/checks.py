@@ -42,8 +42,8 @@ def finite(name: str, tree: PyTree) -> None:
                 entries = "1 entry that is" if count == 1 else f"{count} entries that are"
                 raise ValueError(
                     f"{name}{jax.tree_util.keystr(path)} has {entries} NaN or infinite, the first at index "
-                    f"{index}; every entry must be finite. Remove it, or fill padding with zeros and pass "
-                    "lengths; if it is a parameter, look at the update that made it (clip the gradient or "
+                    f"{index}; every entry must be finite. Padding may hold anything finite, zeros for "
+                    "example; if it is a parameter, look at the update that made it (clip the gradient or "
                     "lower the learning rate)."
                 )
 
@@ -141,6 +141,22 @@ class _Signature:
         return self.text
 
 
+def layers(name: str, tree: PyTree, depth: int) -> None:
+    """Raise unless `tree` is a tuple with an entry for each of `depth` layers.
+
+    >>> layers("params", [1, 2], 2)
+    Traceback (most recent call last):
+        ...
+    ValueError: params is a list of 2; a stack of 2 layers takes a tuple of 2, bottom layer first. ...
+    """
+    if not isinstance(tree, tuple) or len(tree) != depth:
+        size = f" of {len(tree)}" if isinstance(tree, list | tuple) else ""
+        raise ValueError(
+            f"{name} is a {type(tree).__name__}{size}; a stack of {depth} layers takes a tuple of {depth}, bottom "
+            "layer first. Make it with the stack's init or initial_state, or convert it with tuple()."
+        )
+
+
 def sequence_length(xs: PyTree) -> int:
     """T, the common first axis of all leaves of `xs`; raise if there is none or it is empty.
 
@@ -172,6 +188,7 @@ def sequence_lengths(lengths: Any, steps: int, state: PyTree, xs: PyTree) -> jax
     lengths = jnp.asarray(lengths)
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise ValueError(f"lengths is {lengths.dtype}; expected integers, one a sequence of the batch.")
+    lengths = lengths.astype(int)  # small integers would wrap where they are compared with T
     axes = lengths.ndim
     for name, tree, first in (("state", state, 0), ("xs", xs, 1)):
         for leaf in jax.tree.leaves(tree):

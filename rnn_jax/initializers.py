@@ -34,7 +34,7 @@ def gaussian(gain: float = 1.0) -> Initializer:
     >>> bool(abs(w.std() * 20 - 0.5) < 0.01)
     True
     """
-    _at_least_zero("gain", gain)
+    gain = _at_least_zero("gain", gain)
 
     def init(key, shape, dtype=float):
         return gain / math.sqrt(shape[-1]) * jax.random.normal(key, shape, dtype)
@@ -55,7 +55,7 @@ def orthogonal(gain: float = 1.0) -> Initializer:
     >>> bool(jnp.allclose(w @ w.T, 4 * jnp.eye(3), atol=1e-5))
     True
     """
-    _at_least_zero("gain", gain)
+    gain = _at_least_zero("gain", gain)
     return jax.nn.initializers.orthogonal(gain)
 
 
@@ -66,6 +66,7 @@ def identity(gain: float = 1.0) -> Initializer:
     Array([[0.5, 0. ],
            [0. , 0.5]], dtype=float32)
     """
+    gain = _at_least_zero("gain", gain)
 
     def init(key, shape, dtype=float):
         del key
@@ -89,7 +90,7 @@ def spectral_radius(radius: float) -> Initializer:
     >>> bool(abs(abs(np.linalg.eigvals(w)).max() - 0.9) < 1e-4)
     True
     """
-    _at_least_zero("radius", radius)
+    radius = _at_least_zero("radius", radius)
 
     def init(key, shape, dtype=float):
         checks.square("a matrix for spectral_radius()", shape)
@@ -174,6 +175,8 @@ def chrono(longest: float) -> Initializer:
     return init
 
 
-def _at_least_zero(name: str, value: float) -> None:
+def _at_least_zero(name: str, value: float) -> float:
+    """The value as a Python float, which leaves the dtype of arrays alone where a NumPy one does not."""
     if not 0 <= value < math.inf:
         raise ValueError(f"{name} is {value}; expected a finite number >= 0.")
+    return float(value)

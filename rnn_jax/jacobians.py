@@ -11,6 +11,7 @@ the matrix product. All products run at the highest precision of the device.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -18,7 +19,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from rnn_jax import unroll as unrolling
-from rnn_jax.types import Cell, PyTree, Step, as_step
+from rnn_jax.types import Cell, PyTree, Step, as_step, pull_emit
 
 
 def state_jacobians(step: Cell | Step, params: PyTree, state: PyTree, xs: PyTree) -> jax.Array:
@@ -116,6 +117,7 @@ def structured(cell: Cell, params: PyTree, state: PyTree, xs: jax.Array) -> jax.
     >>> structured(cell, params, cell.initial_state(params), jnp.ones((5, 3))).shape
     (5, 16, 16)
     """
+    _require_structure(cell)
     params, state, xs = _arguments(cell, params, state, xs)
     with jax.default_matmul_precision("highest"):
         states = unrolling.unroll(cell, params, state, xs)
@@ -202,10 +204,17 @@ def _arguments(step: Cell | Step, params: PyTree, state: PyTree, xs: PyTree) -> 
     return params, state, xs
 
 
+def _require_structure(cell: Cell) -> None:
+    layers = cell.layers if isinstance(cell, Cell) else ()
+    for layer in layers:
+        _require_structure(layer)
+    if not layers and getattr(cell, "pullback", None) is None:
+        raise ValueError(
+            "structured() needs a cell, or a stack of cells, with drive, recur, update and their hand-written "
+            f"derivatives; got a {type(cell).__name__} without. Use state_jacobians(), which takes any step."
+        )
+
+
 def _structure(cell: Cell) -> tuple[Callable, Callable, Callable, Callable]:
-    if isinstance(cell, Cell) and cell.drive and cell.recur and cell.pullback and cell.emit_pullback:
-        return cell.drive, cell.recur, cell.pullback, cell.emit_pullback
-    raise ValueError(
-        f"structured() needs a cell with drive, recur, update and their hand-written derivatives; got {cell}. "
-        "Use state_jacobians(), which takes any step."
-    )
+    """The parts of a structured cell."""
+    return cell.drive, cell.recur, cell.pullback, partial(pull_emit, cell)  # type: ignore[return-value]

@@ -118,7 +118,7 @@ def _times(steps: int, lengths: jax.Array) -> jax.Array:
 
 
 def total(per_step: jax.Array, weights: jax.Array | None = None) -> jax.Array:
-    """L = Σ_t w_t L_t over time and batch; a step of weight 0 (or False) does not enter even if it is NaN.
+    """L = Σ_t w_t L_t over time and batch; a step of weight 0 (or False) does not enter even if L_t is NaN.
 
     Args:
       per_step: L_t, `(T, *B)`.
@@ -145,6 +145,10 @@ def mean(per_step: jax.Array, mask: jax.Array | None = None) -> jax.Array:
     """
     if mask is None:
         return per_step.mean()
+    if mask.dtype != bool:
+        raise ValueError(
+            f"mask is {mask.dtype}; expected bool. For a weighted sum use total(per_step, weights)."
+        )
     return total(per_step, mask) / jnp.maximum(mask.sum(), 1)
 
 
@@ -161,7 +165,7 @@ def _labels(logits: jax.Array, labels: jax.Array) -> jax.Array:
             f"labels has shape {labels.shape} but logits {logits.shape}; expected {logits.shape[:-1]}, one "
             "label a step and sequence. To score the last step only, mask with last_step()."
         )
-    if checks.is_concrete(labels):
+    if checks.is_concrete(labels) and labels.size:
         with jax.ensure_compile_time_eval():
             low, high = int(labels.min()), int(labels.max())
         if low < 0 or high >= classes:
@@ -175,6 +179,11 @@ def _labels(logits: jax.Array, labels: jax.Array) -> jax.Array:
 def _same_shape(
     outputs: jax.Array, targets: jax.Array, names: tuple[str, str] = ("outputs", "targets")
 ) -> None:
+    if names[1] == "targets" and jnp.result_type(outputs) != jnp.result_type(targets):
+        raise ValueError(
+            f"targets is {jnp.result_type(targets)} but outputs {jnp.result_type(outputs)}; they must be the same. "
+            f"Convert with targets.astype({jnp.result_type(outputs)})."
+        )
     if jnp.shape(outputs) != jnp.shape(targets):
         raise ValueError(
             f"{names[0]} has shape {jnp.shape(outputs)} but {names[1]} {jnp.shape(targets)}; they must be "

@@ -64,8 +64,7 @@ def suffix(jacobians: jax.Array) -> Scaled:
     Array([1, 3, 3], dtype=int32)
     """
     jacobians = _stack(jacobians)
-    products = _accumulate(jacobians, lambda product, factor: product @ factor, reverse=True)
-    return products
+    return _accumulate(jacobians, lambda product, factor: product @ factor, reverse=True)
 
 
 def log_norms(jacobians: jax.Array, ord: int | str = 2) -> jax.Array:
@@ -104,13 +103,20 @@ def log_bound(w_hh: jax.Array, steps: int, gamma: float = 1.0) -> jax.Array:
       gamma: γ, from `cells.max_slope`: 1 for tanh and ReLU, ¼ for the sigmoid.
 
     >>> log_bound(0.5 * jnp.eye(2), 2)
-    Array([-0.       , -0.6931472, -1.3862944], dtype=float32)
+    Array([ 0.       , -0.6931472, -1.3862944], dtype=float32)
     """
+    w_hh = jnp.asarray(w_hh)
     checks.square("w_hh", w_hh.shape)
     if w_hh.ndim != 2:
         raise ValueError(f"w_hh has shape {w_hh.shape}; the bound is for one recurrent matrix, (N, N).")
     checks.finite("w_hh", w_hh)
-    return jnp.arange(steps + 1) * jnp.log(gamma * jnp.linalg.norm(w_hh, 2)).astype(w_hh.dtype)
+    if steps < 0 or not gamma >= 0:
+        raise ValueError(
+            f"steps is {steps} and gamma {gamma}; expected steps >= 0 and gamma >= 0, such as 1 for tanh."
+        )
+    lags = jnp.arange(steps + 1)
+    # 0 · ln 0 would be NaN at lag 0, where the product is the identity whatever the weights.
+    return jnp.where(lags == 0, 0, lags * jnp.log(gamma * jnp.linalg.norm(w_hh, 2)).astype(w_hh.dtype))
 
 
 def _accumulate(jacobians: jax.Array, multiply: Callable, *, reverse: bool) -> Scaled:

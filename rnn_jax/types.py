@@ -88,6 +88,8 @@ def as_step(cell_or_step: Cell | Step) -> Step:
     >>> as_step(decay) is decay
     True
     """
+    if not callable(cell_or_step) and not isinstance(cell_or_step, Cell):
+        raise ValueError(f"expected a cell or a step(params, state, x) -> state; got {cell_or_step!r}.")
     return cell_or_step.step if isinstance(cell_or_step, Cell) else cell_or_step
 
 

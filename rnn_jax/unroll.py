@@ -9,6 +9,7 @@ With `reverse`, the recurrence runs from t = T (from t = length) down to 1: `sta
 read x_T … x_t. Outputs stay aligned with their inputs, and over the padding the state is the initial one.
 
 Values are checked here (finite, lengths in range) where arrays are concrete; jit around the call skips that.
+Call these under `jax.jit`: outside of it every call traces and compiles its scan anew.
 """
 
 from collections.abc import Callable
@@ -221,7 +222,8 @@ def _scan_body(step: Step, params: PyTree) -> Callable[[PyTree, PyTree], PyTree]
 
     def body(state, inputs):
         x, mask = inputs
-        # Padding may hold anything: it is set to zero so that not even its derivative can be NaN.
+        # Padding may hold anything under jit: with zeros in its place it cannot send NaN into a gradient, unless
+        # the step itself has no finite derivative at x = 0.
         x = where_valid(mask, x, jax.tree.map(jnp.zeros_like, x))
         new = step(params, state, x)
         checks.same_signature(

@@ -384,6 +384,18 @@ def test_weight_gradients_are_formed_outside_the_loop(name):
     assert products_in_loops(unroll.unroll) > 0  # automatic differentiation leaves them inside
 
 
+def test_a_step_that_does_not_count_may_have_a_target_that_is_not_a_number():
+    cell = cells.gru()
+    case = example(cell, "float32", batch=(3,))
+    out, targets = whole_gradient_case(losses.SQUARED_ERROR, "float32")
+    spoiled = jnp.where(losses.valid_steps(12, LENGTHS)[..., None], targets, jnp.nan)
+    run = jax.jit(partial(bptt.loss_gradients, cell, loss=losses.SQUARED_ERROR))
+    arguments = (case.params, out, case.state, case.xs)
+    chex.assert_trees_all_equal(
+        run(*arguments, spoiled, lengths=LENGTHS), run(*arguments, targets, lengths=LENGTHS)
+    )
+
+
 class TestBadInput:
     cell = cells.lstm()
     params, state, xs = example(cell, "float32")
@@ -401,11 +413,27 @@ class TestBadInput:
         with pytest.raises(ValueError, match=message):
             bptt.bptt(self.cell, self.params, self.state, self.xs, cotangents)
 
+    def test_integer_states_are_sent_to_jax_grad(self):
+        def count(params, state, x):
+            return {"h": params * state["h"] + x, "n": state["n"] + 1}
+
+        state = {"h": jnp.zeros(2), "n": jnp.zeros((), int)}
+        with pytest.raises(ValueError, match=r"leaf of dtype int32.*jax\.grad"):
+            jax.grad(lambda p: bptt.unroll(count, p, state, jnp.ones((3, 2)))["h"].sum())(1.0)
+
+    def test_a_bare_step_has_no_readout(self):
+        with pytest.raises(ValueError, match="needs a cell, whose emit"):
+            bptt.loss_gradients(
+                self.cell.step, self.params, None, self.state, self.xs, jnp.zeros((12, 2), int)
+            )
+
     def test_targets_and_readouts_are_checked(self):
         out = readout.init(jax.random.key(0), N, 4)
         labels = jnp.zeros((12, 2), int)
         run = partial(bptt.loss_gradients, self.cell, self.params)
         with pytest.raises(ValueError, match=r"labels holds 4; expected 0 <= label < 4"):
             run(out, self.state, self.xs, labels.at[0, 0].set(4))
+        with pytest.raises(ValueError, match=r"weights has shape \(12,\); expected \(T, \*B\) = \(12, 2\)"):
+            run(out, self.state, self.xs, labels, weights=jnp.ones(12))
         with pytest.raises(ValueError, match=r"readout_params\.b_y has 4 entries"):
             run(out._replace(b_y=jnp.full(4, jnp.inf)), self.state, self.xs, labels)

@@ -64,6 +64,14 @@ def test_a_factory_returns_the_same_cell_each_time_so_that_jit_does_not_retrace(
     assert cells.stack(factory(), cells.gru()) is cells.stack(factory(), cells.gru())
 
 
+def test_numpy_options_neither_change_dtypes_nor_make_another_cell(float64):
+    assert cells.leaky(np.float64(0.3)) is cells.leaky(0.3)
+    assert cells.lstm(np.float64(1.0)) is cells.lstm(forget_bias=1.0)
+    assert cells.elman() is cells.elman(activation=jnp.tanh)
+    w = initializers.gaussian(np.float64(0.5))(jax.random.key(0), (2, 2), jnp.float32)
+    assert w.dtype == jnp.float32
+
+
 def test_elman_is_the_recurrence_of_the_note(float64):
     params, h, xs = example(cells.elman(), float64)
     w_hh, w_xh, b_h = as_numpy(params)
@@ -236,6 +244,47 @@ class TestBadInput:
     def test_a_step_names_the_value_and_the_remedy(self, change, x, message):
         with pytest.raises(ValueError, match=message):
             cells.elman().step(self.params._replace(**change), self.state, x)
+
+    @pytest.mark.parametrize(
+        ("cell", "params", "message"),
+        [
+            (
+                cells.lstm(),
+                example(cells.gru(), "float32").params,
+                r"w_hh has shape \(3, 5, 5\); expected \(4, 5, 5\)",
+            ),
+            (cells.gru_reset_before(), example(cells.gru(), "float32").params, "b_hn, which only"),
+            (
+                cells.elman(),
+                params._replace(w_xh=jnp.ones((1, D))),
+                r"w_xh has shape \(1, 3\); expected \(5, 3\)",
+            ),
+            (cells.elman(), params._replace(b_h=jnp.ones(1)), r"b_h has shape \(1,\); expected \(5,\)"),
+            (cells.elman(), params._replace(b_h=jnp.ones(N, int)), "b_h is int32 and w_hh is float32"),
+        ],
+        ids=["gates", "b_hn", "w_xh", "b_h", "integers"],
+    )
+    def test_parameters_that_do_not_fit_are_not_broadcast(self, cell, params, message):
+        with pytest.raises(ValueError, match=message):
+            cell.step(
+                params,
+                self.state if cell is not cells.lstm() else cells.LSTMState(*[self.state] * 2),
+                jnp.ones(D),
+            )
+
+    def test_activations_are_functions_and_forget_biases_finite(self):
+        with pytest.raises(ValueError, match="activation is 'tanh'"):
+            cells.elman("tanh")
+        with pytest.raises(ValueError, match="forget_bias is nan"):
+            cells.lstm(float("nan"))
+
+    def test_layers_come_in_tuples_of_the_right_size(self):
+        deep = cells.stack(cells.gru(), cells.gru())
+        p, s = deep.init(jax.random.key(0), D, N), (self.state, self.state)
+        with pytest.raises(ValueError, match="params is a list of 2; a stack of 2 layers takes a tuple of 2"):
+            deep.step(list(p), s, jnp.ones(D))
+        with pytest.raises(ValueError, match="state is a tuple of 1"):
+            deep.step(p, s[:1], jnp.ones(D))
 
     def test_states_of_another_size_are_refused(self):
         with pytest.raises(ValueError, match="h has shape"):

@@ -168,6 +168,8 @@ class TestBadInput:
         cell = cells.gru_reset_before()
         with pytest.raises(ValueError, match="state_jacobians"):
             jacobians.structured(cell, *example(cell, "float32", batch=()))
+        with pytest.raises(ValueError, match="got a function without"):
+            jacobians.structured(cell.step, *example(cell, "float32", batch=()))
 
     def test_inputs_without_a_step_are_refused(self):
         params, state, _ = example(cells.gru(), "float32", batch=())

@@ -68,6 +68,11 @@ def test_a_masked_step_receives_no_gradient_even_if_it_is_not_a_number():
             lambda: losses.squared_error(jnp.ones((3, 4)), jnp.ones((3, 1))),
             r"targets \(3, 1\); they must be equal",
         ),
+        (
+            lambda: losses.squared_error(jnp.ones((3, 4)), jnp.ones((3, 4), int)),
+            "targets is int32 but outputs float32",
+        ),
+        (lambda: losses.mean(jnp.ones(3), jnp.ones(3)), "mask is float32; expected bool"),
         (lambda: losses.total(jnp.ones((3, 4)), jnp.ones(3)), r"weights \(3,\)"),
     ],
 )

@@ -152,6 +152,11 @@ class TestBadInput:
         with pytest.raises(ValueError, match=r"ord is 1; expected 2 .* or 'fro'"):
             products.log_norms(jnp.ones((2, 3, 3)), ord=1)
 
+    def test_the_bound_of_no_weights_is_one_at_lag_zero_and_nothing_after(self):
+        np.testing.assert_array_equal(products.log_bound(jnp.zeros((2, 2)), 2), [0, -np.inf, -np.inf])
+        with pytest.raises(ValueError, match="gamma -1"):
+            products.log_bound(jnp.eye(2), 2, gamma=-1)
+
     def test_the_bound_is_for_one_matrix(self):
         with pytest.raises(ValueError, match="one recurrent matrix"):
             products.log_bound(jnp.ones((4, 3, 3)), 5)

@@ -153,6 +153,18 @@ class TestBadInput:
         with pytest.raises(ValueError, match=message):
             run(self.cell, **arguments)
 
+    def test_small_integers_do_not_wrap(self):
+        lengths = np.array([200, 3], np.uint8)
+        xs = jnp.ones((300, 2, D))
+        states = scan(self.cell, self.params, self.state, xs, lengths=lengths)
+        np.testing.assert_array_equal(states[199, 0], states[-1, 0])
+        with pytest.raises(ValueError, match="lengths holds 200"):
+            unroll.unroll(self.cell, self.params, self.state, xs[:100], lengths=lengths)
+
+    def test_what_is_no_step_is_refused(self):
+        with pytest.raises(ValueError, match="expected a cell or a step"):
+            unroll.unroll("lstm", self.params, self.state, self.xs)
+
     def test_a_step_that_changes_its_state_is_named(self):
         with pytest.raises(ValueError, match=r"float32\[2,2\] but the state it was given is float32\[2\]"):
             unroll.unroll(lambda p, s, x: jnp.outer(s, s), None, jnp.ones(2), jnp.ones((3, 1)))

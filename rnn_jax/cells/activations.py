@@ -38,6 +38,20 @@ _MAX_SLOPES: dict[Callable, float] = {jnp.tanh: 1.0, jax.lax.tanh: 1.0, jax.nn.r
 _MAX_SLOPES |= {jax.nn.sigmoid: 0.25, jax.nn.hard_tanh: 1.0, identity: 1.0}
 
 
+def check_activation(activation: Activation) -> None:
+    """Raise unless `activation` is a function.
+
+    >>> check_activation("tanh")
+    Traceback (most recent call last):
+        ...
+    ValueError: activation is 'tanh'; expected a function of an array, such as jnp.tanh or jax.nn.relu.
+    """
+    if not callable(activation):
+        raise ValueError(
+            f"activation is {activation!r}; expected a function of an array, such as jnp.tanh or jax.nn.relu."
+        )
+
+
 def derivative(activation: Activation) -> Callable[[jax.Array, jax.Array], jax.Array]:
     """f' as a function of z and h = f(z): by hand for the activations above, one `jvp` with ones for any other.
 

@@ -24,6 +24,7 @@ from jax.typing import DTypeLike
 from rnn_jax import checks, initializers
 from rnn_jax.cells.structure import (
     add_bias,
+    check_parameters,
     drive,
     emit_hidden,
     emit_hidden_pullback,
@@ -122,14 +123,20 @@ def gru() -> Cell:
     >>> cell.step(params, cell.initial_state(params), jnp.ones(3)).shape
     (8,)
     """
-    return structured_cell(init=_init_reset_after, recur=_recur, update=_update, pullback=_pullback)
+    return structured_cell(
+        init=_init_reset_after, gates=(3,), recur=_recur, update=_update, pullback=_pullback
+    )
 
 
 def _reset_before_gates(
     params: GRUResetBeforeParams, h: jax.Array, x: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """r_t, z_t and n_t of the form with the reset before the product."""
-    checks.square("w_hh", params.w_hh.shape)
+    check_parameters(params, (3,))
+    if hasattr(params, "b_hn"):
+        raise ValueError(
+            "params has a b_hn, which only gru() uses. Make parameters with gru_reset_before().init."
+        )
     checks.operand("h", h, "w_hh", params.w_hh)
     u = drive(params, x)
     checks.batch("x", x, "h", h)

@@ -11,13 +11,12 @@ from functools import cache
 
 import jax.numpy as jnp
 
-from rnn_jax.cells.activations import Activation, derivative
+from rnn_jax.cells.activations import Activation, check_activation, derivative
 from rnn_jax.cells.structure import structured_cell
 from rnn_jax.cells.vanilla import init_elman
 from rnn_jax.types import Cell
 
 
-@cache
 def leaky(leak: float, activation: Activation = jnp.tanh, *, pre_activation: bool = False) -> Cell:
     """The leaky cell, in the post-activation form or the pre-activation form above; parameters as Elman's.
 
@@ -37,9 +36,12 @@ def leaky(leak: float, activation: Activation = jnp.tanh, *, pre_activation: boo
     """
     if not 0 < leak <= 1:
         raise ValueError(f"leak is {leak}; expected 0 < leak <= 1. leak = dt / tau; 1 is the Elman cell.")
-    return _pre_activation(leak, activation) if pre_activation else _post_activation(leak, activation)
+    check_activation(activation)
+    form = _pre_activation if pre_activation else _post_activation
+    return form(float(leak), activation)  # a NumPy float would be the same key, and change the state's dtype
 
 
+@cache
 def _post_activation(leak: float, activation: Activation) -> Cell:
     slope = derivative(activation)
 
@@ -55,6 +57,7 @@ def _post_activation(leak: float, activation: Activation) -> Cell:
     return structured_cell(init=init_elman, update=update, pullback=pullback)
 
 
+@cache
 def _pre_activation(leak: float, activation: Activation) -> Cell:
     slope = derivative(activation)
 

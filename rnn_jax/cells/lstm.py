@@ -11,6 +11,7 @@ The state is (h, c), in this order also when flattened: its Jacobian is 2N × 2N
 at fixed c_{t−1}, leaves out diag(f_t), the path that keeps the signal.
 """
 
+import math
 from functools import cache
 from typing import NamedTuple
 
@@ -71,7 +72,6 @@ def _emit_pullback(state: LSTMState, dh: jax.Array) -> LSTMState:
     return LSTMState(h=dh, c=jnp.zeros_like(state.c))
 
 
-@cache
 def lstm(forget_bias: float = 0.0) -> Cell:
     """The LSTM; its state is `LSTMState(h, c)`.
 
@@ -85,7 +85,14 @@ def lstm(forget_bias: float = 0.0) -> Cell:
     >>> cell.step(params, cell.initial_state(params), jnp.ones(3)).c.shape
     (8,)
     """
+    if not math.isfinite(forget_bias):
+        raise ValueError(f"forget_bias is {forget_bias}; expected a finite number, such as 0 or 1.")
+    # A NumPy float would be the same key, and change the dtype of every state.
+    return _lstm(float(forget_bias))
 
+
+@cache
+def _lstm(forget_bias: float) -> Cell:
     def gates(u, r):
         a = u + r
         i = jax.nn.sigmoid(a[..., 0, :])
@@ -117,6 +124,7 @@ def lstm(forget_bias: float = 0.0) -> Cell:
 
     return structured_cell(
         init=_init,
+        gates=(4,),
         initial_state=_initial_state,
         update=update,
         pullback=pullback,

@@ -9,7 +9,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from rnn_jax import checks
 from rnn_jax.types import Cell, PyTree, pull_emit
 
 
@@ -31,14 +33,17 @@ def stack(*cells: Cell) -> Cell:
     if not cells:
         raise ValueError("stack() was given no cell; expected one or more, bottom layer first.")
     if not all(isinstance(cell, Cell) for cell in cells):
-        raise ValueError(f"stack() takes cells, such as cells.lstm(); got {cells}.")
+        kinds = [type(cell).__name__ for cell in cells]
+        raise ValueError(f"stack() takes cells, as in stack(cells.lstm(), cells.gru()); got {kinds}.")
     return _stack(cells)
 
 
 @cache
 def _stack(layers: tuple[Cell, ...]) -> Cell:
     def init(key: jax.Array, input_size: int, hidden_size: int | Sequence[int], **options: Any) -> tuple:
-        hidden_sizes = (hidden_size,) * len(layers) if isinstance(hidden_size, int) else tuple(hidden_size)
+        hidden_sizes = (
+            (hidden_size,) * len(layers) if isinstance(hidden_size, int | np.integer) else tuple(hidden_size)
+        )
         if len(hidden_sizes) != len(layers):
             raise ValueError(
                 f"hidden_size is {hidden_size}; expected one size, or {len(layers)} of them, one a layer."
@@ -54,6 +59,8 @@ def _stack(layers: tuple[Cell, ...]) -> Cell:
         return tuple(layer.initial_state(p, batch_shape) for layer, p in zip(layers, params, strict=True))
 
     def step(params: tuple, state: tuple, x: jax.Array) -> tuple:
+        checks.layers("params", params, len(layers))
+        checks.layers("state", state, len(layers))
         new = []
         for layer, p, s in zip(layers, params, state, strict=True):
             new.append(layer.step(p, s, x))

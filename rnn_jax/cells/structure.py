@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from rnn_jax import checks
@@ -22,15 +23,43 @@ def stacked_gates(
 def sizes(input_size: int, hidden_size: int) -> tuple[int, int]:
     """The two sizes; raise unless both are positive integers."""
     for name, size in (("input_size", input_size), ("hidden_size", hidden_size)):
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ValueError(f"{name} is {size!r}; expected an integer >= 1.")
-    return input_size, hidden_size
+        if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
+            raise ValueError(f"{name} is {size!r}; expected an integer >= 1, as in cell.init(key, 28, 128).")
+    return int(input_size), int(hidden_size)
 
 
 def project(weights: jax.Array, x: jax.Array) -> jax.Array:
     """W x over any batch axes: `(N, D)`, `(…, D)` → `(…, N)`; with gates `(G, N, D)` → `(…, G, N)`, in one GEMM."""
     flat = weights.reshape(-1, weights.shape[-1])
-    return (x @ flat.T).reshape(*x.shape[:-1], *weights.shape[:-1])
+    # Contracted as it lies: inside a loop, XLA on the CPU would carry out the transposition of x @ flat.T each time.
+    product = lax.dot_general(x, flat, (((x.ndim - 1,), (1,)), ((), ())))
+    return product.reshape(*x.shape[:-1], *weights.shape[:-1])
+
+
+def check_parameters(params: PyTree, gates: tuple[int, ...]) -> None:
+    """Raise unless w_hh, w_xh, b_h (and b_hn) fit each other: nothing of them is broadcast or left out.
+
+    Args:
+      params: the parameters of one layer.
+      gates: `()` for a cell without gates, `(G,)` for one with G.
+    """
+    checks.square("w_hh", params.w_hh.shape)
+    n, d = params.w_hh.shape[-1], params.w_xh.shape[-1] if params.w_xh.ndim else 0
+    expected = {"w_hh": (*gates, n, n), "w_xh": (*gates, n, d), "b_h": (*gates, n)}
+    if hasattr(params, "b_hn"):
+        expected["b_hn"] = (n,)
+    for name, shape in expected.items():
+        value = getattr(params, name)
+        if value.shape != shape:
+            raise ValueError(
+                f"{name} has shape {value.shape}; expected {shape}, with N = {n} of w_hh, for a cell with "
+                f"{gates[0] if gates else 'no'} gates. Make parameters with the init of the same cell."
+            )
+        if value.dtype != params.w_hh.dtype or not jnp.issubdtype(value.dtype, jnp.floating):
+            raise ValueError(
+                f"{name} is {value.dtype} and w_hh is {params.w_hh.dtype}; all parameters must have one "
+                "floating-point dtype. Convert them with jax.tree.map(lambda leaf: leaf.astype(dtype), params)."
+            )
 
 
 def add_bias(a: jax.Array, bias: jax.Array) -> jax.Array:
@@ -70,6 +99,7 @@ def emit_hidden_pullback(state: jax.Array, dh: jax.Array) -> jax.Array:
 def structured_cell(
     *,
     init: Callable[..., PyTree],
+    gates: tuple[int, ...] = (),
     update: Callable[..., PyTree],
     pullback: Callable[..., tuple],
     initial_state: Callable[..., PyTree] = hidden_state,
@@ -81,6 +111,7 @@ def structured_cell(
     """A cell from its parts; the step is s_t = update(s_{t−1}, drive(x_t), recur(emit(s_{t−1})))."""
 
     def step(params: PyTree, state: PyTree, x: jax.Array) -> PyTree:
+        check_parameters(params, gates)
         x, h = jnp.asarray(x), emit(state)
         u, r = drive(params, x), recur(params, h)
         checks.batch("x", x, "h", h)

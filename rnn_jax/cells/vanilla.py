@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from rnn_jax import initializers
-from rnn_jax.cells.activations import Activation, derivative
+from rnn_jax.cells.activations import Activation, check_activation, derivative
 from rnn_jax.cells.structure import sizes, structured_cell
 from rnn_jax.initializers import Initializer
 from rnn_jax.types import Cell
@@ -48,7 +48,6 @@ def init_elman(
     )
 
 
-@cache
 def elman(activation: Activation = jnp.tanh) -> Cell:
     """The Elman cell h_t = f(W_hh h_{t−1} + W_xh x_t + b_h); its state is h, `(*B, N)`.
 
@@ -62,6 +61,12 @@ def elman(activation: Activation = jnp.tanh) -> Cell:
     >>> cell.step(params, cell.initial_state(params), jnp.ones(3)).shape
     (8,)
     """
+    check_activation(activation)
+    return _elman(activation)
+
+
+@cache
+def _elman(activation: Activation) -> Cell:
     slope = derivative(activation)
 
     def update(h, u, r):
