@@ -68,15 +68,13 @@ class Config:
     linearity: float = 0.98
     """Least r² of a straight line through a log-norm that is called exponential: its fluctuations from step to
     step are then a seventh of what the line accounts for."""
-    consistency: float = 0.99
-    """Least share of steps with a norm above 1 that is called consistent."""
     bound_tolerance: float = 1e-9
     """Nats by which a norm may exceed its bound through rounding: 64 products in float64 round to 1e-12."""
     clip_tolerance: float = 1e-6
     """Relative excess of a clipped norm, and 1 − cosine to the gradient: 8 ε of float32, one rounding an entry."""
     gate_margin: float = 1.0
-    """Decades by which more of the gradient must reach lag `fit_last`: a factor of ten is more than any two seeds
-    of one network differ by, and could not be mistaken for a constant factor between cells."""
+    """Decades by which more of the gradient must reach lag `fit_last`: a factor of ten could not be mistaken for a
+    constant factor between cells, as between the norms of h and of (h, c)."""
     accuracy_margin: float = 5.0
     """Percentage points of test accuracy: more than twice the binomial standard error of one run on 497 images."""
 
@@ -103,7 +101,6 @@ class Config:
             ("clip_norm", 0.0, 1e6),
             ("rate_tolerance", 0.0, 1.0),
             ("linearity", 0.0, 1.0),
-            ("consistency", 0.0, 1.0),
             ("bound_tolerance", 0.0, 1.0),
             ("clip_tolerance", 0.0, 1.0),
             ("gate_margin", 0.0, 100.0),

@@ -132,9 +132,8 @@ def training(config: Config, result: Result) -> Figure:
                 norms.plot(*_smooth(logs, width), **plain)
             loss.set_title(title)
             _level(loss, config.updates, np.log(10), "guessing: ln 10")
-            _level(
-                norms, config.updates, np.log10(config.clip_norm), "threshold" if setting == CLIPPED else ""
-            )
+            if setting == CLIPPED:
+                norms.axhline(np.log10(config.clip_norm), color="0.35", linewidth=1.0, zorder=1.8)
             norms.set_xlabel("updates")
         axes[0, 0].set_ylabel("cross-entropy (nats)")
         axes[1, 0].set_ylabel(r"$\log_{10}$ of the gradient's norm")
@@ -142,7 +141,8 @@ def training(config: Config, result: Result) -> Figure:
             Line2D([], [], label=network.name, color=line["color"], linestyle=line["linestyle"])
             for network, line in zip(networks(config), style.LINES, strict=True)
         ]
-        figure.legend(handles=handles, loc="outside lower center", ncols=6, handlelength=2.6)
+        handles.append(Line2D([], [], label="clipping threshold", color="0.35", linewidth=1.0))
+        figure.legend(handles=handles, loc="outside lower center", ncols=7, handlelength=2.6)
     return figure
 
 
@@ -155,6 +155,16 @@ def _against_lag(axis: Axes, logs: np.ndarray) -> None:
         lags = np.arange(STEPS + 1)
         axis.plot(lags, middle, markevery=(4 + m, 12), **line)
         axis.fill_between(lags, low, high, color=line["color"], alpha=0.15, linewidth=0)
+        if middle[-1] < -100:  # not small but zero, as no network reaches that by shrinking here
+            dead = lags[np.argmax(middle < -100)]
+            axis.annotate(
+                "exactly 0: all\nReLUs were off",
+                (dead - 2, LOWEST + 0.4),
+                fontsize=8,
+                color="0.2",
+                va="bottom",
+                ha="right",
+            )
     axis.axhline(0, color="0.5", linewidth=0.8, zorder=0)
     axis.set(xlim=(0, STEPS), ylim=(LOWEST, HIGHEST))
     axis.yaxis.set_major_formatter(lambda value, _: f"$10^{{{value:.0f}}}$")
