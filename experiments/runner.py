@@ -139,8 +139,9 @@ def configure(experiment: Any, name: str, preset: str | None, overrides: Sequenc
     except SystemExit as error:
         if not error.code:  # --help was asked for, and has been printed
             raise
-        text = " ".join(complaint.getvalue().replace("│", " ").split())
-        raise ValueError(f"{' '.join(overrides)}: {text.strip('╭╮╰╯─ ')}") from None
+        # tyro draws a box around what was wrong.
+        text = " ".join(complaint.getvalue().translate(dict.fromkeys(map(ord, "│─╭╮╰╯"), " ")).split())
+        raise ValueError(f"{' '.join(overrides)}: {text}") from None
 
 
 def _flag(field: str) -> str:

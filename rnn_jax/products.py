@@ -7,6 +7,9 @@ mantissa · 2^exponent: after each factor the matrix is divided by the power of 
 which is exact, and the exponent is an integer. Norms are given as natural logarithms.
 
 A matrix of zeros stays zero with exponent 0, and its log-norm is −∞.
+
+On the CPU, jaxlib 0.10 can hang when one compiled program runs two batched decompositions side by side: there,
+take spectral log-norms and another SVD or QR of a batch in two jitted calls.
 """
 
 import math
