@@ -30,6 +30,7 @@ from rnn_jax.cells.structure import (
     emit_hidden_pullback,
     hidden_state,
     project,
+    recur,
     sizes,
     stacked_gates,
     structured_cell,
@@ -82,10 +83,8 @@ def _init_reset_after(key: jax.Array, input_size: int, hidden_size: int, **optio
 
 def _recur(params: GRUParams, h: jax.Array) -> jax.Array:
     """R h_{t−1}, with b_hn added to the candidate's product, `(*B, 3, N)`."""
-    checks.square("w_hh", params.w_hh.shape)
-    checks.operand("h", h, "w_hh", params.w_hh)
     b_r = jnp.zeros_like(params.b_h).at[2].set(params.b_hn)
-    return add_bias(project(params.w_hh, h), b_r)
+    return add_bias(recur(params, h), b_r)
 
 
 def _gates(u: jax.Array, r: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
