@@ -90,6 +90,49 @@ def _along_trajectory(
         return jax.vmap(jacobian(flat_step, argnums=argument), in_axes=(None, 0, 0))(params, previous, xs)
 
 
+def push(
+    step: Cell | Step, params: PyTree, state: PyTree, x: PyTree, tangents: jax.Array
+) -> tuple[PyTree, jax.Array]:
+    """(s_t, J_t Q): one step, and its Jacobian times the columns of a matrix; the Jacobian is not formed.
+
+    Args:
+      step, params: as in `state_jacobians`.
+      state: s_{t−1} of one sequence.
+      x: x_t.
+      tangents: Q, `(S, K)`.
+
+    >>> new, pushed = push(lambda p, s, x: p * s + x, 3.0, jnp.ones(2), jnp.ones(2), jnp.eye(2))
+    >>> pushed
+    Array([[3., 0.],
+           [0., 3.]], dtype=float32)
+    """
+    flat, flat_step, unravel = _flat_step(step, params, state, x)
+    with jax.default_matmul_precision("highest"):
+        new, jvp = jax.linearize(flat_step, flat)
+        return unravel(new), jax.vmap(jvp, in_axes=1, out_axes=1)(tangents)
+
+
+def pull(step: Cell | Step, params: PyTree, state: PyTree, x: PyTree, cotangents: jax.Array) -> jax.Array:
+    """J_tᵀ Q, `(S, K)`: the transposed Jacobian of one step times the columns of a matrix. Arguments as in `push`.
+
+    >>> pull(lambda p, s, x: p @ s, jnp.array([[0.0, 2.0], [0.0, 0.0]]), jnp.ones(2), None, jnp.eye(2))
+    Array([[0., 0.],
+           [2., 0.]], dtype=float32)
+    """
+    flat, flat_step, _ = _flat_step(step, params, state, x)
+    with jax.default_matmul_precision("highest"):
+        _, vjp = jax.vjp(flat_step, flat)
+        return jax.vmap(lambda column: vjp(column)[0], in_axes=1, out_axes=1)(cotangents)
+
+
+def _flat_step(
+    step: Cell | Step, params: PyTree, state: PyTree, x: PyTree
+) -> tuple[jax.Array, Callable, Callable]:
+    """The flattened s_{t−1}, the step as a function of it, and what gives a state its tree back."""
+    flat, unravel = ravel_pytree(state)
+    return flat, lambda flat: ravel_pytree(as_step(step)(params, unravel(flat), x))[0], unravel
+
+
 def structured(cell: Cell, params: PyTree, state: PyTree, xs: jax.Array) -> jax.Array:
     """J_t of every step from the structure of the cell: the twin of `state_jacobians`.
 

@@ -20,10 +20,13 @@ ROOT = PACKAGE.parent
 TIERS = [
     ["types"],
     ["checks"],
-    ["initializers", "losses"],
+    ["initializers", "losses", "tables"],
     ["cells", "products", "readout"],
-    ["unroll"],
+    ["graded", "unroll"],
     ["bptt", "jacobians"],
+    ["spectrum", "streaming"],
+    ["flow"],
+    ["plotting"],
 ]
 TIER = {name: level for level, names in enumerate(TIERS) for name in names}
 MODULES = [info.name for info in pkgutil.walk_packages([str(PACKAGE)], "rnn_jax.")]
@@ -53,7 +56,7 @@ def test_imports_run_one_way(path):
         assert TIER[name] < TIER[own], f"{own} imports {name}, which is not below it"
 
 
-@pytest.mark.parametrize("name", ["unroll", "bptt", "jacobians", "products"])
+@pytest.mark.parametrize("name", ["unroll", "bptt", "jacobians", "products", "streaming", "graded", "spectrum", "flow"])
 def test_algorithms_know_no_particular_cell(name):
     assert "cells" not in set(imported(PACKAGE / f"{name}.py"))
 
