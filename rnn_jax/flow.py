@@ -58,7 +58,8 @@ class Profile(NamedTuple):
         so do the directions at T, where they are random themselves. 0 where δ_k = 0.
       log_bound: ln‖∂L_t/∂s_t‖ + (t − k) ln(γ σ_max(W_hh)), `(T, T + 1)`, which `log_norms` cannot exceed; −∞ for
         k > t, NaN everywhere if no bound was given.
-      per_step: whether the loss was found to be per step, boolean. If not, the rest means nothing.
+      per_step: whether the loss was found to be per step, boolean. If not, the rest means nothing. (Nor is it found
+        for a loss that is NaN.)
     """
 
     losses: jax.Array
@@ -98,7 +99,7 @@ def profile(
 
     Args:
       step: a cell, or any `step(params, state, x) -> state`.
-      params: θ.
+      params: θ, floating point.
       state: s_0 of one sequence, floating point; S is the number of its entries.
       xs: x_1 … x_T, `(T, D)`.
       loss: `loss(states) -> (T,)`, entry t − 1 being L_t, a function of s_t alone. It closes over targets and
@@ -111,15 +112,18 @@ def profile(
       key: for the random frame; `jax.random.key(0)` if not given.
 
     Raises:
-      ValueError: as `unroll.unroll`; a cell's state with batch axes, or not floating point; lags or directions out
-        of range; a loss that is not `(T,)` floating point. On concrete arrays also a loss or a gradient of it
-        that is not finite, and a loss that is not per step: random weights w_t must give w_t ∂L_t/∂s_t, to √ε of
-        the largest of them. (Under a trace look at `per_step`.)
+      ValueError: as `unroll.unroll`; parameters or a state that are not floating point; a cell's state with batch
+        axes; lags or directions out of range; a loss that is not `(T,)` floating point. On concrete arrays also a
+        loss or a gradient of it that is not finite, and a loss that is not per step: random weights w_t must give
+        w_t ∂L_t/∂s_t, to √ε of the largest of them. (Under a trace look at `per_step`.)
 
     >>> from rnn_jax import cells
     >>> cell = cells.elman(cells.identity)
     >>> params = cells.ElmanParams(w_hh=jnp.array([[0.5]]), w_xh=jnp.array([[1.0]]), b_h=jnp.zeros(1))
-    >>> profile(cell, params, jnp.zeros(1), jnp.ones((5, 1)), lambda h: h[:, 0], log_step_bound=jnp.log(0.5))
+    >>> bound = products.log_bound(params.w_hh, 1)[1]
+    >>> jax.jit(lambda xs: profile(cell, params, jnp.zeros(1), xs, lambda h: h[:, 0], log_step_bound=bound))(
+    ...     jnp.ones((5, 1))
+    ... )
     Gradient flow over T = 5 steps, S = 1 state entries
     lag  mean ln ratio  mean ln bound  share of gradient
       0              0              0             0.6433
@@ -159,7 +163,7 @@ def profile(
             log_norms=log_norms,
             component_log_norms=jax.tree.map(by_time, at_0.component_log_norms, at_k.component_log_norms),
             contributions=contributions,
-            **_sizes(contributions),
+            **_sizes(contributions, lags + 1, flat_state.dtype),
             alignment=unrolling.with_initial(at_0.alignment, at_k.alignment),
             log_bound=_bound(at_k.log_norms[:, :1], t - k, log_step_bound),
             per_step=per_time.per_step,
@@ -183,7 +187,7 @@ def _differentiate(loss: Callable[[PyTree], jax.Array], states: PyTree, steps: i
     losses, pullback = jax.vjp(loss, states)
     remedy = "Return one number a step, (T,): sum over units and outputs, not over time."
     expected = jax.ShapeDtypeStruct((steps,), jnp.result_type(jnp.float32))
-    if jax.tree.structure(losses) != jax.tree.structure(0) or losses.shape != (steps,):
+    if getattr(losses, "shape", None) != (steps,):
         raise ValueError(
             f"a loss that is not per step: loss(states) is {checks.signature(losses)}; expected "
             f"{checks.signature(expected)}. {remedy}"
@@ -203,7 +207,7 @@ def _differentiate(loss: Callable[[PyTree], jax.Array], states: PyTree, steps: i
     flat = jax.vmap(jax.vmap(lambda s: ravel_pytree(s)[0]))(pulled)
     unweighted = lax.stop_gradient(flat / weights.astype(flat.dtype)[:, :, None])
     difference = jnp.abs(unweighted - unweighted[:1])
-    tolerance = float(jnp.finfo(flat.dtype).eps) ** 0.5
+    tolerance = max(float(jnp.finfo(dtype).eps) for dtype in (flat.dtype, losses.dtype)) ** 0.5
     per_step = difference.max() <= tolerance * jnp.abs(unweighted).max()
     if checks.is_concrete(per_step) and not per_step:
         where = int(jnp.argmax(difference.max((0, 2))))
@@ -263,11 +267,10 @@ class _Sweep(NamedTuple):
         cotangents = jnp.concatenate([rows.mantissa, lax.stop_gradient(frame)])
         pulled = jax.vmap(lambda row: ravel_pytree(pullback(row)[1])[0])(cotangents)
         mantissa, shift = products.rescale(pulled[: -self.directions or None], axes=-1)
-        if self.directions:
-            next_frame = _orthonormal(pulled[-self.directions :])
-        else:
-            next_frame = frame
-        return (Scaled(mantissa, rows.exponent + shift), next_frame, sums), self.measure(rows, frame)
+        next_frame = _orthonormal(pulled[-self.directions :]) if self.directions else frame
+        # A row that has become zero keeps no exponent, which could overflow and make it NaN.
+        exponent = jnp.where((mantissa == 0).all(-1), 0, rows.exponent + shift)
+        return (Scaled(mantissa, exponent), next_frame, sums), self.measure(rows, frame)
 
     def lag_rows(self, rows: Scaled) -> jax.Array:
         """Lags 0 … L − 1 as plain numbers, and the sum of the others if there are any."""
@@ -330,9 +333,11 @@ def _random_frame(key: jax.Array | None, size: int, directions: int, dtype: Any)
     return _orthonormal(rows) if directions else rows
 
 
-def _sizes(contributions: PyTree) -> dict[str, jax.Array]:
+def _sizes(contributions: PyTree, number: int, dtype: Any) -> dict[str, jax.Array]:
     """Norms of the contributions and their shares of the sum."""
-    rows = jnp.concatenate([x.reshape(x.shape[0], -1) for x in jax.tree.leaves(contributions)], axis=1)
+    # With a column of zeros, as a step may have no parameters.
+    columns = [leaf.reshape(number, -1) for leaf in jax.tree.leaves(contributions)]
+    rows = jnp.concatenate([jnp.zeros((number, 1), dtype), *columns], axis=1)
     scaled = products.rescale(rows, axes=(0, 1)).mantissa
     gradient = scaled.sum(0)
     square = gradient @ gradient
@@ -359,12 +364,14 @@ def _bound(immediate: jax.Array, lag: jax.Array, log_step_bound: jax.Array | flo
 
 def _arguments(step: Cell | Step, params: PyTree, state: PyTree, xs: PyTree) -> tuple[PyTree, PyTree, PyTree]:
     params, state, xs, _ = unrolling.arguments(params, state, xs, None)
+    for name, tree in (("params", params), ("state", state)):
+        for leaf in jax.tree.leaves(tree):
+            if not jnp.issubdtype(leaf.dtype, jnp.floating):
+                raise ValueError(
+                    f"{name} has a leaf of dtype {leaf.dtype}; a profile is of floating-point numbers. Hand counters, "
+                    "masks and keys in with xs."
+                )
     for leaf in jax.tree.leaves(state):
-        if not jnp.issubdtype(leaf.dtype, jnp.floating):
-            raise ValueError(
-                f"the state has a leaf of dtype {leaf.dtype}; a profile is of floating-point states. Hand counters "
-                "and keys in with xs."
-            )
         if isinstance(step, Cell) and leaf.ndim != 1:
             raise ValueError(
                 f"the state has a leaf of shape {leaf.shape}; a profile is of one sequence, state (N,) and xs (T, D). "
@@ -383,36 +390,28 @@ def _in_range(name: str, value: int | None, most: int, what: str, default: int) 
 
 def _layout(p: Profile) -> str:
     """One profile, as NumPy arrays, as a table of at most 100 columns."""
-    steps, lags = p.losses.size, p.shares.size - 1
+    steps, lags, m = p.losses.size, p.shares.size - 1, p.alignment.shape[1]
     entries = sum(math.prod(leaf.shape[1:]) for leaf in jax.tree.leaves(p.total))
-    curve, bound = (np.asarray(decay.relative_log_norms(x)) for x in (p.log_norms, p.log_bound))
     components = jax.tree_util.tree_leaves_with_path(p.component_log_norms)
     shown = components[:4] if len(components) > 1 else []
+    curve = decay.relative_log_norms(p.log_norms)
 
-    columns = {"mean ln ratio": curve}
-    total = np.asarray(decay.by_lag(p.log_norms))
+    columns: dict[str, Any] = {"mean ln ratio": np.asarray(curve)}
     for path, leaf in shown:
-        with np.errstate(invalid="ignore"):  # −∞ less −∞
-            share = np.exp(2 * (np.asarray(decay.by_lag(leaf)) - total))
-        counts = np.isfinite(share)
-        name = jax.tree_util.keystr(path).lstrip(".")[:12]
-        columns[f"in {name}"] = np.where(counts, share, 0).sum(0) / np.maximum(counts.sum(0), 1)
+        with np.errstate(invalid="ignore"):  # −∞ less −∞: no gradient to have a share of
+            share = np.exp(2 * (np.asarray(decay.by_lag(leaf)) - np.asarray(decay.by_lag(p.log_norms))))
+        number = np.maximum(np.isfinite(share).sum(0), 1)
+        columns[f"in {jax.tree_util.keystr(path).lstrip('.')[:12]}"] = np.nansum(share, axis=0) / number
     if not np.isnan(p.log_bound).all():
-        columns["mean ln bound"] = bound
+        columns["mean ln bound"] = np.asarray(decay.relative_log_norms(p.log_bound))
     if lags:
-        columns["share of gradient"] = p.shares
-
+        columns["share of gradient"] = p.shares[:-1]
     rows = [n for n in (0, *(2**i for i in range(steps.bit_length()))) if n < steps]
-    cells = [
-        [
-            tables.number(c[n]) if name != "share of gradient" or n < lags else ""
-            for name, c in columns.items()
-        ]
-        for n in rows
-    ]
+    cells = [[str(n), *(tables.number(c[n]) if n < len(c) else "" for c in columns.values())] for n in rows]
+
     lines = [
         f"Gradient flow over T = {steps} steps, S = {entries} state entries",
-        tables.columns(["lag", *columns], [[str(n), *cell] for n, cell in zip(rows, cells, strict=True)]),
+        tables.columns(["lag", *columns], cells),
         "ln ratio: ln(‖∂L_t/∂s_(t−lag)‖ / ‖∂L_t/∂s_t‖), over all t that have the lag",
     ]
     if shown:
@@ -421,23 +420,16 @@ def _layout(p: Profile) -> str:
     if 0 < lags < steps:
         lines.append(f"share of gradient at lags >= {lags}: {tables.number(p.shares[-1])}")
     reached = float(decay.horizon(curve))
-    lines.append(
-        f"horizon: {f'lag {reached:.0f} is the first' if reached < steps else 'no lag is'} below 0.001"
-    )
-    if p.alignment.shape[1]:
-        m, share = p.alignment.shape[1], tables.number(p.alignment[0, -1])
-        lines.append(
-            f"share of ‖δ_0‖² in the {m} leading directions: {share} (random: {tables.number(m / entries)})"
-        )
+    first = f"lag {reached:.0f} is the first" if reached < steps else "no lag is"
+    lines.append(f"horizon: {first} below 0.001")
+    if m:
+        share, random = tables.number(p.alignment[0, -1]), tables.number(m / entries)
+        lines.append(f"share of ‖δ_0‖² in the {m} leading directions: {share} (random: {random})")
     silent = int(np.isneginf(np.diagonal(p.log_norms, 1)).sum())
     if silent:
-        lines.append(
-            f"without a gradient of their own, and left out of the means: {silent} of {steps} losses"
-        )
+        lines.append(f"losses without a gradient, left out of the means: {silent} of {steps}")
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((p.total, p.contributions))):
-        lines.append(
-            "NOT RESOLVED: the gradient overflows; the log-norms hold, total and contributions do not"
-        )
+        lines.append("NOT RESOLVED: the gradient overflows; of this only the log-norms hold")
     if not p.per_step:
-        lines.append("NOT PER STEP: a loss depends on another state than its own, so that none of this holds")
+        lines.append("NOT PER STEP: a loss depends on another state than its own; none of this holds")
     return "\n".join(lines)

@@ -13,6 +13,7 @@ from jax.extend import core
 
 from rnn_jax import bptt, cells, decay, flow, initializers, jacobians, losses, products, readout, unroll
 from tests.cases import ALL, GRADIENT_BOUND, D, N, assert_close, draw, example, rounding
+from tests.test_flax import by_flax, flax_network
 
 T = 4
 
@@ -147,7 +148,11 @@ def other_gradients(step, params, state, xs, targets):
     return jax.grad(loss)(params), unroll.with_initial(by_hand.state, by_hand.deltas)
 
 
-@pytest.mark.parametrize("name", ["elman-tanh", "lstm", "peephole"])
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [("elman-tanh", "float64"), ("lstm", "float32"), ("stack", "float64"), ("peephole", "float64")],
+    indirect=["dtype"],
+)
 def test_contributions_sum_to_jax_grad_and_totals_are_those_of_bptt(name, dtype):
     result = profiled(name, dtype)
     gradient, deltas = other_gradients(NETWORKS[name], *network(name, dtype))
@@ -230,11 +235,11 @@ def test_gradients_that_grow_past_the_range_keep_their_norms():
 
 def test_a_gradient_along_the_direction_that_grows_is_found_to_be():
     w = np.diag([1.0, 0.5, 0.3, 0.2, 0.1])
-    result = of_the_last_state(*linear("float32", w, 40), jnp.ones(N))
-    assert result.alignment.shape == (41, 3)
+    result = of_the_last_state(*linear("float32", w, 400), jnp.ones(N))
+    assert result.alignment.shape == (401, 3)
     np.testing.assert_allclose(result.alignment[0], 1, rtol=1e-5)
     assert result.alignment[-1, 0] < 0.9  # at T the frame is random
-    across = of_the_last_state(*linear("float32", w, 40), jnp.eye(N)[1])
+    across = of_the_last_state(*linear("float32", w, 400), jnp.eye(N)[1])
     np.testing.assert_allclose(across.alignment[0], [0, 1, 1], atol=1e-5)
 
 
@@ -266,13 +271,13 @@ def test_the_directions_become_the_singular_vectors_of_the_explicit_product(floa
 @pytest.mark.parametrize("name", ["elman-tanh", "elman-relu"])
 def test_the_bound_holds_and_is_the_norm_itself_at_lag_0(name, float64):
     cell = ALL[name]
-    params, state, xs = example(cell, float64, batch=(), steps=30)
+    params, state, xs = example(cell, float64, batch=(), steps=12)
     log_step_bound = products.log_bound(params.w_hh, 1)[1]
-    result = profile_of(cell, params, state, xs, jnp.zeros((30, N)), log_step_bound=log_step_bound, lags=0)
+    result = profile_of(cell, params, state, xs, jnp.zeros((12, N)), log_step_bound=log_step_bound, lags=0)
     reached = ~np.isneginf(result.log_norms)
     assert (result.log_norms <= result.log_bound + 1e-12)[reached].all()
     np.testing.assert_array_equal(np.diagonal(result.log_bound, 1), np.diagonal(result.log_norms, 1))
-    tighter = result.log_bound + (np.arange(31)[None] - np.arange(1, 31)[:, None]) * 1.0
+    tighter = result.log_bound + (np.arange(13)[None] - np.arange(1, 13)[:, None]) * 1.0
     assert (result.log_norms > tighter)[reached].any()
     np.testing.assert_allclose(np.diff(decay.relative_log_norms(result.log_bound)), log_step_bound, rtol=1e-9)
 
@@ -301,16 +306,13 @@ def batched():
 
 def test_vmap_is_a_loop_and_the_loop_traces_once():
     mapped, (params, state, xs, targets) = batched()
-
-    @chex.assert_max_traces(n=1)
-    def once(*case):
-        return profile_of(ALL["lstm"], *case)
-
-    once = jax.jit(once)
+    one, traces = partial(profile_of, ALL["lstm"], params), []
     for b in range(3):
-        one = once(params, jax.tree.map(lambda leaf, b=b: leaf[b], state), xs[:, b], targets[:, b])
+        alone = one(jax.tree.map(lambda leaf, b=b: leaf[b], state), xs[:, b], targets[:, b])
         same = jax.tree.map(lambda leaf, b=b: leaf[b], mapped)
-        chex.assert_trees_all_close(one, same, rtol=1e-4, atol=1e-5)
+        chex.assert_trees_all_close(alone, same, rtol=1e-4, atol=1e-5)
+        traces.append(profile_of._cache_size())
+    assert len(set(traces)) == 1
 
 
 def test_a_curve_of_the_profile_has_the_gradient_of_finite_differences(float64):
@@ -324,14 +326,11 @@ def test_a_curve_of_the_profile_has_the_gradient_of_finite_differences(float64):
         curve = decay.relative_log_norms(result.log_norms)
         return curve[:4].mean() + result.shares[0] + result.contribution_norms.sum()
 
-    value, gradient = jax.jit(jax.value_and_grad(decays))(params.w_hh)
+    evaluate = jax.jit(jax.value_and_grad(decays))
+    value, gradient = evaluate(params.w_hh)
     assert np.isfinite(value)
-    tangent = np.random.default_rng(1).normal(size=(N, N))
-    step = 1e-6
-    evaluate = jax.jit(decays)
-    difference = (evaluate(params.w_hh + step * tangent) - evaluate(params.w_hh - step * tangent)) / (
-        2 * step
-    )
+    tangent = 1e-6 * np.random.default_rng(1).normal(size=(N, N))
+    difference = (evaluate(params.w_hh + tangent)[0] - evaluate(params.w_hh - tangent)[0]) / 2
     np.testing.assert_allclose((gradient * tangent).sum(), difference, rtol=1e-6)
 
 
@@ -431,7 +430,7 @@ def test_a_loss_over_time_raises_where_it_can_and_is_flagged_where_it_cannot():
     flagged = jax.jit(lambda *case: flow.profile(cell, *case, loss, lags=0, directions=0))(*case)
     assert not flagged.per_step
     assert "NOT PER STEP" in repr(flagged)
-    assert profiled("gru", "float32").per_step
+    assert batched()[0].per_step.all()
 
 
 # --- Bad input. -----------------------------------------------------------------------------------------------
@@ -486,8 +485,38 @@ class TestBadInput:
             flow.profile(ALL["lstm"], *case, lambda s: s.h.sum(-1))
 
     def test_an_integer_state_is_refused(self):
-        with pytest.raises(ValueError, match="leaf of dtype int32; a profile is of floating-point states"):
+        with pytest.raises(
+            ValueError, match="state has a leaf of dtype int32; a profile is of floating-point numbers"
+        ):
             flow.profile(lambda p, s, x: s + 1, 1.0, jnp.zeros(1, int), jnp.ones((3, 1)), lambda s: s[:, 0])
+
+
+def test_one_step_and_a_step_without_parameters_have_a_profile():
+    @jax.jit
+    def run(xs):
+        return flow.profile(lambda params, state, x: state / 2 + x, None, jnp.zeros(1), xs, lambda s: s[:, 0])
+
+    result = run(jnp.ones((1, 1)))
+    np.testing.assert_allclose(result.log_norms, [[np.log(0.5), 0]], rtol=1e-6)
+    np.testing.assert_array_equal(result.shares, [0, 0])
+    np.testing.assert_array_equal(result.contribution_norms, [0, 0])
+    np.testing.assert_array_equal(result.total, [[0.5], [1.0]])
+
+
+def test_a_gradient_that_explodes_and_then_dies_is_zero_and_not_nan():
+    # x_t multiplies the state: by 0 at t = 1, by 1e30 at the steps after.
+    xs = jnp.full((8, 1), 1e30).at[0].set(0)
+    target = jnp.arange(8) == 7
+
+    @jax.jit
+    def run(xs):
+        step = lambda params, state, x: lax.stop_gradient(0 * state) + x * (state - lax.stop_gradient(state))
+        return flow.profile(step, None, jnp.zeros(1), xs, lambda s: target * s[:, 0], directions=0)
+
+    result = run(xs)
+    np.testing.assert_allclose(result.log_norms[-1, 1], 7 * np.log(1e30), rtol=1e-6)
+    assert np.isneginf(result.log_norms[-1, 0])
+    assert result.total[0, 0] == 0
 
 
 # --- What it prints as. ---------------------------------------------------------------------------------------
@@ -512,7 +541,7 @@ def test_it_prints_within_a_hundred_columns_whatever_the_state():
     @jax.jit
     def run(state):
         return flow.profile(
-            halve, jnp.array(0.5), state, jnp.ones((40, 1)), lambda s: s["b"].sum(-1), **options
+            halve, jnp.array(0.5), state, jnp.ones((12, 1)), lambda s: s["b"].sum(-1), **options
         )
 
     table = repr(run(state))
@@ -538,41 +567,24 @@ def test_it_prints_the_first_of_a_batch_and_shapes_under_a_transformation():
 
 
 def test_losses_without_a_gradient_of_their_own_are_counted():
-    result = of_the_last_state(*linear("float32", np.eye(N), 40), jnp.ones(N))
-    assert "without a gradient of their own, and left out of the means: 39 of 40 losses" in repr(result)
+    result = of_the_last_state(*linear("float32", np.eye(N), 400), jnp.ones(N))
+    assert "losses without a gradient, left out of the means: 399 of 400" in repr(result)
 
 
 # --- Flax's cells are steps, in two lines. --------------------------------------------------------------------
 
 
-def linen_cell():
-    cell = linen.GRUCell(features=N, dtype=jnp.float64, param_dtype=jnp.float64)
-    params = cell.init(jax.random.key(0), jnp.ones(N), jnp.ones(D))
-    return lambda params, carry, x: cell.apply(params, carry, x)[0], params, jnp.full(N, 0.1)
-
-
-def nnx_cell():
-    rngs = nnx.Rngs(0)
-    graph, params = nnx.split(nnx.LSTMCell(D, N, rngs=rngs, dtype=jnp.float64, param_dtype=jnp.float64))
-    state = (jnp.full(N, 0.1), jnp.full(N, 0.2))
-    return lambda params, carry, x: nnx.merge(graph, params)(carry, x)[0], params, state
-
-
-@pytest.mark.parametrize("make", [linen_cell, nnx_cell])
-def test_the_profile_of_a_flax_cell_has_the_gradients_of_jax_grad_through_it(make, float64):
-    step, params, state = make()
-    xs = jnp.asarray(np.random.default_rng(0).normal(size=(T, D)))
+@pytest.mark.parametrize("module", [linen.GRUCell, nnx.OptimizedLSTMCell])
+def test_the_profile_of_a_flax_cell_has_the_gradients_of_jax_grad_through_it(module, float64):
+    step, params, carry, xs = flax_network(module, batch=())
     read = lambda states: jnp.square(jax.tree.leaves(states)[-1]).sum(-1)
 
-    def loss(params, state):
-        total, carry = 0.0, state
-        for x in xs:
-            carry = step(params, carry, x)
-            total += read(carry)
-        return total
+    @jax.jit
+    def both(params, carry):
+        by_jax = jax.grad(lambda *network: read(by_flax(step, *network, xs)).sum(), argnums=(0, 1))
+        return by_jax(params, carry), flow.profile(step, params, carry, xs, read)
 
-    gradients = jax.jit(jax.grad(loss, argnums=(0, 1)))(params, state)
-    result = jax.jit(lambda params, state: flow.profile(step, params, state, xs, read))(params, state)
+    gradients, result = both(params, carry)
     initial = jax.tree.map(lambda leaf: leaf[0], result.total)
     assert_close((summed(result.contributions), initial), gradients, GRADIENT_BOUND["float64"])
     assert result.per_step
