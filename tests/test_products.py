@@ -1,12 +1,14 @@
 """Products of ten thousand Jacobians keep their norms; order, zeros and extremes are right."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from rnn_jax import cells, initializers, jacobians, products
-from tests.cases import D, N, assert_close, example
+from tests.cases import D, N, assert_close, example, rounding
 
 log_norms = jax.jit(products.log_norms, static_argnames="ord")
 
@@ -106,6 +108,106 @@ def test_log_norms_differentiate_where_plain_products_have_underflowed(float64):
         assert abs(slope - 60) < 1e-9
 
 
+@pytest.mark.parametrize("function", [products.prefix, products.suffix])
+def test_the_tree_of_products_is_the_sequence(function, dtype):
+    stack = random_stack(dtype, steps=37, scale=3.0)
+    one_by_one, tree = jax.jit(function)(stack), jax.jit(partial(function, associative=True))(stack)
+    for power in (one_by_one.exponent[1:] - tree.exponent[1:]).tolist():
+        assert abs(power) <= 1  # the largest entry may round across a power of two
+    shifted = tree.mantissa * 2.0 ** (tree.exponent - one_by_one.exponent)[:, None, None].astype(dtype)
+    assert_close(shifted, one_by_one.mantissa, rounding(dtype, 37))
+
+
+@pytest.mark.parametrize("ord", [2, "fro", -2])
+def test_norms_by_the_tree_are_those_of_the_sequence(ord, dtype):
+    stack = random_stack(dtype, steps=37)
+    tree = jax.jit(partial(products.log_norms, ord=ord, associative=True))(stack)
+    np.testing.assert_allclose(
+        tree, log_norms(stack, ord=ord), atol={"float32": 2e-3, "float64": 1e-11}[dtype.name]
+    )
+
+
+def test_the_tree_is_shallow_and_the_sequence_is_not():
+    tree = str(jax.make_jaxpr(partial(products.suffix, associative=True))(jnp.ones((64, 3, 3))))
+    assert "scan" not in tree
+    assert "scan" in str(jax.make_jaxpr(products.suffix)(jnp.ones((64, 3, 3))))
+
+
+@pytest.mark.parametrize("lag", [0, 1, 3, 7, 10, 20])
+def test_windows_of_one_lag_are_the_products_written_out(lag, float64):
+    stack = random_stack(float64)
+    windows = jax.jit(products.by_lag, static_argnums=1)(stack, lag)
+    assert windows.mantissa.shape == (21 - lag, 4, 4)
+    for t in range(lag, 21):
+        product = np.eye(4)
+        for j in np.asarray(stack[t - lag : t]):
+            product = j @ product
+        np.testing.assert_allclose(value(windows)[t - lag], product, rtol=1e-10, atol=1e-14)
+
+
+def test_windows_of_all_steps_are_the_whole_product_and_those_of_one_are_the_steps(dtype):
+    stack = random_stack(dtype, scale=1e10)
+    whole, last = products.by_lag(stack, 20), jax.tree.map(lambda leaf: leaf[-1:], products.prefix(stack))
+    assert_close(products.log_norm(whole), products.log_norm(last), rounding(dtype, 20))
+    assert_close(value(products.by_lag(stack, 1)).astype(dtype), stack, rounding(dtype))
+
+
+def factors_of_known_singular_values(values, steps, seed=0):
+    """J_t = O_t diag(values) O_{t−1}ᵀ with random orthogonal O_t: the product's singular values are values^steps."""
+    frames = np.linalg.qr(np.random.default_rng(seed).normal(size=(steps + 1, len(values), len(values))))[0]
+    return jnp.asarray(frames[1:] * np.asarray(values) @ frames[:-1].transpose(0, 2, 1))
+
+
+def test_the_smallest_singular_value_is_found_far_below_the_rounding_of_the_largest(dtype):
+    steps, values = 1000, [2.0, 1.0, 0.5, 0.1]
+    stack = factors_of_known_singular_values(values, steps).astype(dtype)
+    expected = np.arange(steps + 1) * np.log(0.1)
+    error = np.abs(log_norms(stack, ord=-2) - expected).max()
+    assert error < {"float32": 1e-2, "float64": 1e-10}[dtype.name]
+    last = products.suffix(stack).mantissa[-1]
+    in_its_entries = np.log(np.linalg.svd(np.asarray(last), compute_uv=False)[-1])
+    assert in_its_entries > -100 > expected[-1]  # the product itself has forgotten it
+
+
+def test_units_that_saturate_do_not_hide_the_smallest_singular_value():
+    # diag(f') W with f' down to 1e−30: ill-conditioned, and yet its inverse is known to rounding.
+    w = np.random.default_rng(0).normal(size=(5, 5))
+    slopes = np.array([1, 1e-10, 1e-20, 1e-30, 1])
+    stack = jnp.asarray((slopes[:, None] * w)[None], jnp.float32)
+    exact = -np.log(np.linalg.norm(np.linalg.inv(w) / slopes, 2))
+    assert abs(log_norms(stack, ord=-2)[1] - exact) < 1e-4
+
+
+@pytest.mark.parametrize("singular", [np.zeros((4, 4)), np.ones((4, 4)), np.diag([1.0, 1.0, 1.0, 0.0])])
+def test_a_singular_factor_ends_the_smallest_singular_value(singular, dtype):
+    stack = random_stack(dtype).at[5].set(singular.astype(dtype))
+    norms = np.asarray(log_norms(stack, ord=-2))
+    assert np.isfinite(norms[:15]).all()
+    assert (norms[15:] == -np.inf).all()
+
+
+def test_the_log_of_the_smallest_singular_value_has_its_derivative(float64):
+    stack, direction = random_stack(float64, steps=9), random_stack(float64, steps=9, seed=1)
+
+    @jax.jit
+    def smallest(size):
+        return products.log_norms(stack + size * direction, ord=-2)[-1]
+
+    difference = (smallest(1e-5) - smallest(-1e-5)) / 2e-5
+    assert abs(jax.jit(jax.grad(smallest))(0.0) - difference) < 1e-6 * abs(difference)
+    assert abs(difference) > 0.1
+
+
+@pytest.mark.parametrize("ord", [2, "fro", -2])
+def test_a_product_that_is_zero_has_no_gradient_rather_than_nan(ord):
+    stack = random_stack("float32", steps=4).at[1].set(0.0)
+    gradient = jax.grad(lambda s: jnp.where(jnp.isfinite(n := products.log_norms(s, ord=ord)), n, 0).sum())(
+        stack
+    )
+    assert jnp.isfinite(gradient).all()
+    assert float(jnp.abs(gradient).max()) > 0
+
+
 def test_vmap_is_the_batch(float64):
     stacks = jnp.stack([random_stack(float64, seed=seed) for seed in range(3)])
     batch = jax.vmap(products.log_norms)(stacks)
@@ -132,7 +234,9 @@ def test_a_spectral_radius_below_one_does_not_bound_the_norm():
 
 
 class TestBadInput:
-    @pytest.mark.parametrize("function", [products.prefix, products.suffix, products.log_norms])
+    @pytest.mark.parametrize(
+        "function", [products.prefix, products.suffix, products.log_norms, partial(products.by_lag, lag=2)]
+    )
     @pytest.mark.parametrize(
         ("stack", "message"),
         [
@@ -151,6 +255,15 @@ class TestBadInput:
     def test_other_norms_are_refused(self):
         with pytest.raises(ValueError, match=r"ord is 1; expected 2 .*'fro'"):
             products.log_norms(jnp.ones((2, 3, 3)), ord=1)
+
+    def test_a_norm_that_is_not_in_the_rounded_entries_is_refused(self):
+        with pytest.raises(ValueError, match="ord is -2; expected 2"):
+            products.log_norm(products.prefix(jnp.ones((2, 3, 3))), -2)
+
+    @pytest.mark.parametrize("lag", [-1, 3, 1.0, True])
+    def test_a_lag_out_of_range_is_named(self, lag):
+        with pytest.raises(ValueError, match=r"lag is .*expected an integer in \[0, T\] with T = 2"):
+            products.by_lag(jnp.ones((2, 3, 3)), lag)
 
     def test_the_bound_of_no_weights_is_one_at_lag_zero_and_nothing_after(self):
         np.testing.assert_array_equal(products.log_bound(jnp.zeros((2, 2)), 2), [0, -np.inf, -np.inf])
