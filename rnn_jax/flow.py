@@ -159,7 +159,7 @@ def profile(
         return Profile(
             losses=per_time.losses,
             immediate=per_time.immediate,
-            total=jax.vmap(unravel)(unrolling.with_initial(at_0.delta, at_k.delta)),
+            total=jax.vmap(unravel)(_value(unrolling.with_initial(at_0.delta, at_k.delta))),
             log_norms=log_norms,
             component_log_norms=jax.tree.map(by_time, at_0.component_log_norms, at_k.component_log_norms),
             contributions=contributions,
@@ -220,11 +220,11 @@ def _differentiate(loss: Callable[[PyTree], jax.Array], states: PyTree, steps: i
 
 
 class _AtTime(NamedTuple):
-    """What is kept of one k: log-norms (T,) by lag, δ_k flat, and its alignment (m,)."""
+    """What is kept of one k: log-norms (T,) by lag, δ_k flat and scaled, and its alignment (m,)."""
 
     log_norms: jax.Array
     component_log_norms: PyTree
-    delta: jax.Array
+    delta: Scaled
     alignment: jax.Array
 
 
@@ -240,22 +240,22 @@ class _Sweep(NamedTuple):
     def __call__(self, frame, previous, xs, immediate) -> tuple[_AtTime, _AtTime, PyTree]:
         """What is kept of k = 0 and, stacked, of k = 1 … T; contributions by lag."""
         steps = immediate.shape[0]
-        none = products.rescale(jnp.zeros_like(immediate), axes=-1)
+        none = Scaled(jnp.zeros_like(immediate), jnp.zeros(steps, jnp.int32))
         kept_lags = min(self.lags + 1, steps)
         sums = jax.tree.map(lambda p: jnp.zeros((kept_lags, *p.shape), p.dtype), self.params)
         inputs = (previous, xs, immediate)
         (rows, frame, sums), at_k = lax.scan(self.one_step_back, (none, frame, sums), inputs, reverse=True)
         if self.lags == steps:
             sums = jax.tree.map(lambda s: jnp.concatenate([s, jnp.zeros_like(s[:1])]), sums)
-        return self.measure(rows, frame), at_k, sums
+        return self.measure(_normal(rows), frame), at_k, sums
 
     def one_step_back(self, carry, inputs):
         """From the rows of k that come from later losses, entry n for lag n + 1, to those of k − 1."""
-        rows, frame, sums = carry
+        later, frame, sums = carry
         previous, x, immediate = inputs
         # The row dropped is that of lag T, which for k ≥ 1 no loss has.
-        own = products.rescale(immediate[None], axes=-1)
-        rows = jax.tree.map(lambda first, rest: jnp.concatenate([first, rest[:-1]]), own, rows)
+        own = Scaled(immediate[None], jnp.zeros(1, jnp.int32))
+        rows = _normal(jax.tree.map(lambda first, rest: jnp.concatenate([first, rest[:-1]]), own, later))
 
         def flat_step(params, state):
             return ravel_pytree(self.step(params, state, x))[0]
@@ -266,61 +266,62 @@ class _Sweep(NamedTuple):
 
         cotangents = jnp.concatenate([rows.mantissa, lax.stop_gradient(frame)])
         pulled = jax.vmap(lambda row: ravel_pytree(pullback(row)[1])[0])(cotangents)
-        mantissa, shift = products.rescale(pulled[: -self.directions or None], axes=-1)
-        next_frame = _orthonormal(pulled[-self.directions :]) if self.directions else frame
-        # A row that has become zero keeps no exponent, which could overflow and make it NaN.
-        exponent = jnp.where((mantissa == 0).all(-1), 0, rows.exponent + shift)
-        return (Scaled(mantissa, exponent), next_frame, sums), self.measure(rows, frame)
+        earlier = Scaled(pulled[: len(rows.mantissa)], rows.exponent)
+        next_frame = _orthonormal(pulled[len(rows.mantissa) :]) if self.directions else frame
+        return (earlier, next_frame, sums), self.measure(rows, frame)
 
     def lag_rows(self, rows: Scaled) -> jax.Array:
         """Lags 0 … L − 1 as plain numbers, and the sum of the others if there are any."""
-        near, far = (
-            Scaled(*(leaf[part] for leaf in rows)) for part in (slice(self.lags), slice(self.lags, None))
-        )
-        if self.lags == rows.exponent.size:
-            return _value(near)
-        return jnp.concatenate([_value(near), _value(_sum(far))[None]])
+        near, far = (Scaled(*(x[part] for x in rows)) for part in np.s_[: self.lags, self.lags :])
+        if self.lags < rows.exponent.size:
+            near = jax.tree.map(lambda rest, last: jnp.concatenate([rest, last[None]]), near, _sum(far))
+        return _value(near)
 
     def measure(self, rows: Scaled, frame: jax.Array) -> _AtTime:
-        def log_norms(mantissa):
-            return _log_norms(mantissa, rows.exponent)
+        def component(leaf):
+            # Scaled anew: it may be too small to be squared though the row is not.
+            return _log_norms(_normal(Scaled(leaf.reshape(rows.exponent.size, -1), rows.exponent)))
 
         delta = _sum(rows)
         square = (delta.mantissa * delta.mantissa).sum()
         within = jnp.cumsum((frame @ delta.mantissa) ** 2)
         return _AtTime(
-            log_norms=log_norms(rows.mantissa),
-            component_log_norms=jax.tree.map(log_norms, jax.vmap(self.unravel)(rows.mantissa)),
-            delta=_value(delta),
+            log_norms=_log_norms(rows),
+            component_log_norms=jax.tree.map(component, jax.vmap(self.unravel)(rows.mantissa)),
+            delta=delta,
             alignment=within / jnp.where(square > 0, square, 1),
         )
 
 
-def _log_norms(rows: jax.Array, exponent: jax.Array | int = 0) -> jax.Array:
-    """ln of the norms of rows · 2^exponent; −∞, with the gradient 0, for a row of zeros."""
-    # Scaled anew: a component of a row may be too small to be squared though the row is not.
-    mantissa, shift = products.rescale(rows.reshape(rows.shape[0], -1), axes=-1)
-    square = (mantissa * mantissa).sum(-1)
+def _normal(rows: Scaled) -> Scaled:
+    """The same rows, the largest entry of each in [½, 1)."""
+    mantissa, shift = products.rescale(rows.mantissa, axes=-1)
+    # A row of zeros keeps no exponent: as a plain number it would be NaN if that were large.
+    return Scaled(mantissa, jnp.where((mantissa == 0).all(-1), 0, rows.exponent + shift))
+
+
+def _log_norms(rows: Scaled) -> jax.Array:
+    """ln of the norms of normal rows; −∞, with the gradient 0, for a row of zeros."""
+    square = (rows.mantissa * rows.mantissa).sum(-1)
     log_norms = 0.5 * jnp.log(jnp.where(square == 0, 1, square))
-    log_scale = (exponent + shift).astype(square.dtype) * math.log(2)
+    log_scale = rows.exponent.astype(square.dtype) * math.log(2)
     return jnp.where(square == 0, -jnp.inf, log_norms + log_scale)
 
 
-def _value(scaled: Scaled) -> jax.Array:
-    """mantissa · 2^exponent as plain numbers, zero or infinite outside their range; one exponent a row."""
-    # Twice a mantissa in [½, 1), as 2^exponent may be out of range where the number is not.
-    scale = jnp.ldexp(jnp.ones((), scaled.mantissa.dtype), scaled.exponent - 1)
-    return 2 * scaled.mantissa * scale[..., None]
+def _value(rows: Scaled) -> jax.Array:
+    """Rows as plain numbers, zero or infinite outside their range."""
+    # Twice a mantissa below 1, as 2^exponent may be out of range where the number is not.
+    scale = jnp.ldexp(jnp.ones((), rows.mantissa.dtype), rows.exponent - 1)
+    return 2 * rows.mantissa * scale[..., None]
 
 
 def _sum(rows: Scaled) -> Scaled:
-    """The sum of scaled rows, relative to the largest of them."""
+    """The sum of normal rows, relative to the largest of them."""
     zero = (rows.mantissa == 0).all(-1)
     top = jnp.where(zero, jnp.iinfo(rows.exponent.dtype).min, rows.exponent).max()
     top = jnp.where(zero.all(), 0, top)
     scale = jnp.ldexp(jnp.ones((), rows.mantissa.dtype), jnp.where(zero, 0, rows.exponent - top))
-    mantissa, shift = products.rescale((rows.mantissa * scale[:, None]).sum(0), axes=-1)
-    return Scaled(mantissa, top + shift)
+    return Scaled((rows.mantissa * scale[:, None]).sum(0), top)
 
 
 def _orthonormal(rows: jax.Array) -> jax.Array:
@@ -342,7 +343,7 @@ def _sizes(contributions: PyTree, number: int, dtype: Any) -> dict[str, jax.Arra
     gradient = scaled.sum(0)
     square = gradient @ gradient
     return {
-        "contribution_norms": jnp.exp(_log_norms(rows)),
+        "contribution_norms": jnp.exp(_log_norms(_normal(Scaled(rows, jnp.zeros(number, jnp.int32))))),
         "shares": scaled @ gradient / jnp.where(square > 0, square, 1),
     }
 
