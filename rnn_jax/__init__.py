@@ -15,6 +15,8 @@ The file list is the table of contents. Import the modules: `from rnn_jax import
     spectrum      singular values of products, Lyapunov exponents, dimension, entropy
     graded        singular values of one matrix, however far apart they are
     flow          the gradient-flow profile: who sends how much gradient to whom, across which lag
+    decay         curves of log-norms against lag: their rate, the effective horizon
+    recording     a measurement every so many updates of a training
     plotting      results drawn on an axis of yours
     tables        results as text
 """

@@ -24,7 +24,7 @@ TIERS = [
     ["cells", "products", "readout"],
     ["graded", "unroll"],
     ["bptt", "jacobians"],
-    ["spectrum", "streaming"],
+    ["decay", "recording", "spectrum", "streaming"],
     ["flow"],
     ["plotting"],
 ]
@@ -56,7 +56,9 @@ def test_imports_run_one_way(path):
         assert TIER[name] < TIER[own], f"{own} imports {name}, which is not below it"
 
 
-@pytest.mark.parametrize("name", ["unroll", "bptt", "jacobians", "products", "streaming", "graded", "spectrum", "flow"])
+@pytest.mark.parametrize(
+    "name", ["unroll", "bptt", "jacobians", "products", "streaming", "graded", "spectrum", "decay", "flow"]
+)
 def test_algorithms_know_no_particular_cell(name):
     assert "cells" not in set(imported(PACKAGE / f"{name}.py"))
 

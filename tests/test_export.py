@@ -8,7 +8,22 @@ import jax.numpy as jnp
 import pytest
 from jax import export
 
-from rnn_jax import bptt, cells, initializers, jacobians, losses, products, readout, unroll
+from rnn_jax import (
+    bptt,
+    cells,
+    decay,
+    flow,
+    graded,
+    initializers,
+    jacobians,
+    losses,
+    products,
+    readout,
+    recording,
+    spectrum,
+    streaming,
+    unroll,
+)
 from tests.cases import ALL, D, N, example
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -54,7 +69,27 @@ def initialise(make):
     return lambda key: make(key, (8, 8), jnp.float32), (jax.random.key(0),)
 
 
+def first_input(function):
+    """The function of one step on the first input of a sequence, and a matrix with as many rows as the state."""
+    cell = cells.lstm()
+    params, state, xs = example(cell, "float32", batch=())
+    return partial(function, cell), (params, state, xs[0], jnp.eye(2 * N))
+
+
+def recorded(params):
+    recorder = recording.recorder(jnp.sum, every=2, updates=4)
+    return recorder.record(recorder.init(params), 2, params)
+
+
+def profile(params, state, xs):
+    cell = cells.lstm()
+    return flow.profile(cell, params, state, xs, lambda states: cell.emit(states).sum(-1))
+
+
 STATES = jnp.ones((12, 2, N))
+SCALED = products.rescale(STACK)
+ROWS = graded.rows_of(STACK[0])
+EXPONENTS = jnp.array([0.5, -0.1, -1.0])
 CASES = {
     "unroll.unroll": on(DEEP, unroll.unroll),
     "unroll.unroll_loop": on(cells.gru(), unroll.unroll_loop),
@@ -72,7 +107,37 @@ CASES = {
     "jacobians.structured": one(DEEP, jacobians.structured),
     "products.prefix": (products.prefix, (STACK,)),
     "products.suffix": (products.suffix, (STACK,)),
-    "products.log_norms": (products.log_norms, (STACK,)),
+    "products.log_norms": (partial(products.log_norms, ord=-2), (STACK,)),
+    "products.by_lag": (lambda stack: products.by_lag(stack, 2), (STACK,)),
+    "products.log_norm": (products.log_norm, (SCALED,)),
+    "products.multiply": (products.multiply, (SCALED, SCALED)),
+    "products.rescale": (products.rescale, (STACK,)),
+    "products.times_power_of_two": (products.times_power_of_two, (STACK, jnp.array(3))),
+    "products.inverse_transpose": (products.inverse_transpose, (STACK[0],)),
+    "products.first_factors": (partial(products.first_factors, associative=True), (SCALED,)),
+    "products.last_factors": (products.last_factors, (SCALED,)),
+    "products.windows_across": (products.windows_across, (SCALED, SCALED)),
+    "jacobians.push": first_input(jacobians.push),
+    "jacobians.pull": first_input(jacobians.pull),
+    "streaming.prefix": one(DEEP, partial(streaming.prefix, ord=-2, every=5)),
+    "streaming.suffix": one(DEEP, streaming.suffix),
+    "streaming.by_lag": one(DEEP, partial(streaming.by_lag, lag=5)),
+    "graded.rows_of": (graded.rows_of, (STACK[0],)),
+    "graded.multiply": (graded.multiply, (STACK[0], jnp.array(1), jnp.array(0.0), ROWS)),
+    "graded.singular_values": (graded.singular_values, (ROWS,)),
+    "spectrum.lyapunov": one(DEEP, partial(spectrum.lyapunov, every=3)),
+    "spectrum.lyapunov_from_jacobians": (spectrum.lyapunov_from_jacobians, (STACK,)),
+    "spectrum.log_singular_values": (spectrum.log_singular_values, (STACK,)),
+    "spectrum.step_log_singular_values": (spectrum.step_log_singular_values, (STACK,)),
+    "spectrum.kaplan_yorke": (spectrum.kaplan_yorke, (EXPONENTS,)),
+    "spectrum.entropy_rate": (spectrum.entropy_rate, (EXPONENTS,)),
+    "spectrum.participation_ratio": (spectrum.participation_ratio, (EXPONENTS,)),
+    "decay.by_lag": (decay.by_lag, (jnp.ones((5, 6)),)),
+    "decay.relative_log_norms": (decay.relative_log_norms, (jnp.ones((5, 6)),)),
+    "decay.horizon": (decay.horizon, (EXPONENTS,)),
+    "decay.fit_rate": (lambda y: decay.fit_rate(y, 0, 5), (jnp.ones((2, 6)),)),
+    "recording.recorder": (recorded, (jnp.ones(3),)),
+    "flow.profile": (profile, tuple(example(cells.lstm(), "float32", batch=()))),
     "products.log_bound": (lambda w: products.log_bound(w, 5), (STACK[0],)),
     "readout.init": (lambda key: readout.init(key, N, 4), (jax.random.key(0),)),
     "readout.linear": (readout.linear, (OUT, STATES)),
@@ -116,8 +181,9 @@ def test_every_cell_steps_on_every_platform(name):
 
 
 def test_no_public_numeric_function_is_missing_here():
-    internal = {"unroll.arguments", "unroll.valid", "unroll.where_valid"}
-    modules = (bptt, initializers, jacobians, losses, products, readout, unroll)
+    internal = {"unroll.arguments", "unroll.valid", "unroll.where_valid", "spectrum.resolution"}
+    modules = (bptt, decay, flow, graded, initializers, jacobians, losses, products, readout)
+    modules += (recording, spectrum, streaming, unroll)
     public = {
         f"{module.__name__.removeprefix('rnn_jax.')}.{name}"
         for module in modules
@@ -126,4 +192,5 @@ def test_no_public_numeric_function_is_missing_here():
         and not name.startswith("_")
         and function.__module__ == module.__name__
     }
-    assert public - internal == set(CASES)
+    checks = {name for name in public if name.split(".")[1].startswith("check_")}
+    assert public - internal - checks == set(CASES)
