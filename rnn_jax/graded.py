@@ -84,8 +84,9 @@ class SingularValues(NamedTuple):
     """Singular values of one matrix, largest first.
 
     Attributes:
-      log_values: ln σ_i, `(S,)`; −∞ for a row of zeros.
-      errors: the estimated relative error of each σ_i through rounding, `(S,)`, at most 1: nothing is known.
+      log_values: ln σ_i, `(S,)`; −∞ for 0, NaN for all if an entry is NaN or infinite.
+      errors: the estimated relative error of each σ_i through rounding, that of its logarithm among it, `(S,)`; at
+        most 1: nothing is known, as for 0 and NaN.
     """
 
     log_values: jax.Array
@@ -99,13 +100,17 @@ def singular_values(rows: Rows) -> SingularValues:
       rows: S rows.
 
     Returns:
-      `SingularValues`. No reverse-mode derivative: the number of sweeps depends on the data.
+      `SingularValues`. No reverse-mode derivative: the number of sweeps depends on the data. Where values are equal,
+      only symmetric functions of them, such as their sum, have one at all.
 
     >>> rows = rows_of(jnp.array([[1.0, 0.5], [0.5, 1.0]]))._replace(exponent=jnp.array([1, -1999]))
-    >>> jnp.round(singular_values(rows).log_values / jnp.log(2.0), 2)  # σ₁ = |row 1|, σ₂ = 2^−2000 |row 2 less row 1|
-    Array([ 1.600000e-01, -2.000580e+03], dtype=float32)
+    >>> for value in singular_values(rows).log_values / jnp.log(2.0):
+    ...     print(round(float(value), 2))  # σ₁ = |row 1|, then σ₂ = 2^−2000 |row 2 less its part along row 1|
+    0.16
+    -2000.58
     """
     size = rows.mantissa.shape[0]
+    eps = jnp.finfo(rows.mantissa.dtype).eps
     # An even number of players, large rows first, as they should end.
     table = jax.tree.map(lambda leaf: jnp.pad(leaf, ((0, size % 2), *((0, 0),) * (leaf.ndim - 1))), rows)
     table = _normalise(table)
@@ -120,7 +125,8 @@ def singular_values(rows: Rows) -> SingularValues:
 
     def unfinished(carry):
         _, sweep, cosine = carry
-        return (sweep < _SWEEPS) & (cosine > jnp.finfo(cosine.dtype).eps)
+        # What is left of a cosine changes σ by its square; a sum of S products is zero to √S ε.
+        return (sweep < _SWEEPS) & (cosine > len(order) ** 0.5 * eps)
 
     start = (table, 0, jnp.asarray(jnp.inf, rows.mantissa.dtype))
     with jax.default_matmul_precision("highest"):
@@ -129,7 +135,12 @@ def singular_values(rows: Rows) -> SingularValues:
     exponents = table.exponent * jnp.log(2.0).astype(norms.dtype)
     log_values = jnp.where(norms > 0, jnp.log(jnp.where(norms > 0, norms, 1)) + exponents, -jnp.inf)
     order = jnp.argsort(-log_values)[:size]
-    return SingularValues(log_values=log_values[order], errors=jnp.sqrt(table.variance[order]))
+    log_values, variance = log_values[order], table.variance[order]
+    errors = jnp.sqrt(variance + eps**2 * (1 + jnp.where(jnp.isfinite(log_values), log_values, 0) ** 2))
+    log_values = jnp.where(jnp.isfinite(rows.mantissa).all(), log_values, jnp.nan)
+    return SingularValues(
+        log_values=log_values, errors=jnp.where(jnp.isfinite(log_values), jnp.minimum(errors, 1), 1)
+    )
 
 
 def _normalise(table: Rows) -> Rows:
@@ -152,7 +163,8 @@ def _round(table: Rows) -> tuple[Rows, jax.Array]:
 
 def _rotate(large: Rows, small: Rows) -> tuple[Rows, Rows, jax.Array]:
     """Make pairs of rows orthogonal; also the |cosine| of each pair before."""
-    u, v = large.mantissa, small.mantissa
+    # To first order dσ = uᵀ dA v, with the rotations as they are: they have no derivative where two σ are equal.
+    u, v = lax.stop_gradient((large.mantissa, small.mantissa))
     r = times_power_of_two(jnp.ones_like(u[:, 0]), jnp.maximum(small.exponent - large.exponent, -_BEYOND))
     uu, vv, uv = (u * u).sum(-1), (v * v).sum(-1), (u * v).sum(-1)
     delta = (uu - r * r * vv) / 2
@@ -160,15 +172,15 @@ def _rotate(large: Rows, small: Rows) -> tuple[Rows, Rows, jax.Array]:
     divisor = jnp.where(delta < 0, delta - root, delta + root)
     tau = jnp.where(divisor == 0, 0, uv / jnp.where(divisor == 0, 1, divisor))
     c = lax.rsqrt(1 + (r * tau) ** 2)
-    new_u = c[:, None] * (u + (r * r * tau)[:, None] * v)
-    new_v = c[:, None] * (v - tau[:, None] * u)
+    new_u = c[:, None] * (large.mantissa + (r * r * tau)[:, None] * small.mantissa)
+    new_v = c[:, None] * (small.mantissa - tau[:, None] * large.mantissa)
 
     # Errors add up in the mean square, each with the length of what it comes in with, rounding among them.
     rounding = jnp.finfo(u.dtype).eps ** 2
     turned = jnp.abs(tau) > jnp.finfo(u.dtype).eps
     error_u = large.variance + rounding * turned
     error_v = small.variance + rounding * turned
-    uu_new, vv_new = (new_u * new_u).sum(-1), (new_v * new_v).sum(-1)
+    uu_new, vv_new = (lax.stop_gradient(x * x).sum(-1) for x in (new_u, new_v))
     lost_u = c * c * (uu * error_u + (r * r * tau) ** 2 * vv * error_v)
     lost_v = c * c * (vv * error_v + tau**2 * uu * error_u)
     large = Rows(new_u, large.exponent, _share(lost_u, uu_new))

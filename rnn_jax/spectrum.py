@@ -9,8 +9,9 @@ is reached, so the state is burned in first; then the frame is aligned, its loga
 counts. The frame starts at random: a triangular matrix would otherwise never sort its exponents.
 
 A length R_ii is known to about ε ‖J Q‖. What is smaller than that is zero to working precision: the exponent is
-given as −∞, with an upper bound, and as not resolved. Orthogonalising only every n steps saves time and loses what
-has shrunk by more than ε within them.
+given as −∞, with an upper bound, and as not resolved; so are those below it, whose lengths count from a direction
+that is lost. Orthogonalising only every n steps saves time and loses what has shrunk by more than ε within them.
+From the first step on whose state or Jacobian is not finite, all is NaN.
 
 Dimension, entropy rate and participation ratio are functions of exponents. One sequence, `jax.vmap` is the batch.
 """
@@ -40,10 +41,11 @@ class Lyapunov(NamedTuple):
     """Lyapunov exponents, largest first, in nats per step; B blocks of time.
 
     Attributes:
-      values: λ_i, `(k,)`; −∞ where some R_ii was zero to working precision.
+      values: λ_i, `(k,)`; −∞ where some R_jj, j ≤ i, was zero to working precision; NaN where the trajectory has
+        left the finite numbers.
       standard_errors: of each λ_i, from the spread of the blocks, `(k,)`; infinite for one block or a λ_i of −∞.
         They are right if a block is much longer than the network remembers.
-      resolved: `(k,)`: no R_ii was lost, and rounding is below the accuracy that was asked for.
+      resolved: `(k,)`: no R_jj was lost, and rounding is below the accuracy that was asked for.
       upper_bounds: `(k,)`: λ_i, with the smallest length that could have been seen where R_ii was lost.
       rounding: `(k,)`: the error of λ_i that rounding may have made, at most; infinite where R_ii was lost.
       finite_time: the exponents of each block by itself, `(B, k)`: their distribution.
@@ -103,8 +105,8 @@ def lyapunov(
       gradient flossing (Engelken 2023).
 
     Raises:
-      ValueError: as `unroll.unroll`; k outside [1, S]; no step left to count; an accuracy that the dtype does not
-        have.
+      ValueError: as `unroll.unroll`; a cell's state with batch axes; k outside [1, S]; no step left to count; an
+        accuracy that the dtype does not have.
 
     >>> def rotate_and_stretch(params, state, x):
     ...     return params @ state + x
@@ -114,6 +116,12 @@ def lyapunov(
     True
     """
     params, state, xs, _ = unrolling.arguments(params, state, xs, None)
+    for leaf in jax.tree.leaves(state):
+        if isinstance(step, Cell) and leaf.ndim != 1:
+            raise ValueError(
+                f"the state has a leaf of shape {leaf.shape}; exponents are of one sequence, state (N,) and xs (T, D). "
+                "For a batch, jax.vmap: in_axes 0 for the state and 1 for xs."
+            )
     steps = checks.sequence_length(xs)
     if resume is None:
         burn_in = _count("burn_in", steps // 10 if burn_in is None else burn_in)
@@ -130,7 +138,7 @@ def lyapunov(
         xs = _rest(xs, burn_in)
 
     def advance(state, x, frame):
-        return jacobians.push(step, params, state, x, frame)
+        return *jacobians.push(step, params, state, x, frame), 0
 
     flat, _ = ravel_pytree(state)
     settings = _Settings(k, align, every, blocks, accuracy, key)
@@ -166,8 +174,10 @@ def lyapunov_from_jacobians(
     stack = products.check_stack(jacobians)
 
     def advance(state, jacobian, frame):
+        # Next to the ends of the range the products of entries are out of it.
+        jacobian, exponent = products.rescale(jacobian)
         with jax.default_matmul_precision("highest"):
-            return state, jacobian @ frame
+            return state, jacobian @ frame, exponent
 
     settings = _Settings(k, align, every, blocks, accuracy, key)
     return _lyapunov(advance, (), stack, stack[0, 0], settings, resume)
@@ -192,7 +202,7 @@ def _lyapunov(
     settings: _Settings,
     resume: Lyapunov | None,
 ) -> Lyapunov:
-    """Exponents of `advance(state, x, frame) -> (state, J frame)`; `like` is a vector of the tangent space."""
+    """Exponents of `advance(state, x, frame) -> (state, J frame 2^−e, e)`; `like` is a vector of the tangent space."""
     size, steps = like.size, checks.sequence_length(xs)
     k = size if settings.k is None else settings.k
     if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k <= size:
@@ -226,7 +236,7 @@ class _Sums(NamedTuple):
     Attributes:
       logs: Σ ln |R_ii|, lost lengths replaced by the floor, `(B, k)`.
       compensation: what rounding has taken from `logs` (Neumaier 1974), so that 10⁶ steps lose nothing.
-      lost: some R_ii was below the floor, `(B, k)`.
+      lost: some R_jj, j ≤ i, was below the floor, `(B, k)`.
       rounding: Σ floor / |R_ii|, `(B, k)`.
       steps: `(B,)`.
     """
@@ -254,9 +264,11 @@ def _sweep(
 
     def one_step(carry, x):
         state, frame, exponent = carry
-        state, frame = advance(state, x, frame)
-        frame, shift = products.rescale(frame)
-        return (state, frame, exponent + shift), None
+        state, frame, taken = advance(state, x, frame)
+        # A derivative may stay finite, or zero, where the state is not: no number may come of that.
+        finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((state, frame))]
+        frame, shift = products.rescale(jnp.where(jnp.stack(finite).all(), frame, jnp.nan))
+        return (state, frame, exponent + taken + shift), None
 
     def group(carry, inputs):
         state, frame, sums = carry
@@ -297,7 +309,8 @@ def resolution(dtype: Any) -> float:
 
 
 def _add(sums: _Sums, block: jax.Array, lengths: jax.Array, floor: jax.Array, exponent: jax.Array) -> _Sums:
-    lost = ~(lengths > floor)
+    # Below a lost length, lengths count from a direction that is lost too.
+    lost = jnp.cumsum(~(lengths > floor)) > 0
     logs = jnp.log(jnp.where(lengths > floor, lengths, jnp.where(jnp.isnan(lengths), lengths, floor)))
     term = logs + exponent * jnp.log(2.0).astype(logs.dtype)
     before = sums.logs[block]
@@ -362,8 +375,8 @@ class SingularValues(NamedTuple):
     """Singular values of L matrices, largest first.
 
     Attributes:
-      values: ln σ_i in nats, `(L, S)`; −∞ where σ_i is zero to working precision.
-      resolved: `(L, S)`: the relative error of σ_i is below the accuracy that was asked for.
+      values: ln σ_i in nats, `(L, S)`; −∞ where σ_i is zero to working precision, NaN where a factor is not finite.
+      resolved: `(L, S)`: the relative error of σ_i is below the accuracy that was asked for. What is zero is not.
       errors: the estimated relative error of σ_i through rounding, `(L, S)`; 1 where nothing is known.
     """
 
@@ -423,11 +436,12 @@ def log_singular_values(
     def body(carry, inputs):
         frame, rows, kept = carry
         jacobian, slot = inputs
+        jacobian, exponent = products.rescale(jacobian)
         with jax.default_matmul_precision("highest"):
-            pulled, exponent = products.rescale(jacobian.T @ frame)
+            pulled, shift = products.rescale(jacobian.T @ frame)
             frame, triangular = jnp.linalg.qr(pulled)
         error = resolution(stack.dtype) * jnp.sqrt((pulled**2).sum())
-        rows = graded.multiply(jnp.triu(triangular), exponent, error, rows)
+        rows = graded.multiply(jnp.triu(triangular), exponent + shift, error, rows)
         return (frame, rows, keep(kept, slot, rows)), None
 
     frame = _random_frame(key, size, size, stack.dtype)
@@ -457,9 +471,11 @@ def step_log_singular_values(jacobians: jax.Array, *, accuracy: float = 1e-2) ->
 
 def _singular_values(rows: graded.Rows, accuracy: float) -> SingularValues:
     log_values, errors = jax.vmap(graded.singular_values)(rows)
-    known = errors < 1
+    known = (errors < 1) | jnp.isnan(log_values)
     return SingularValues(
-        values=jnp.where(known, log_values, -jnp.inf), resolved=errors <= accuracy, errors=errors
+        values=jnp.where(known, log_values, -jnp.inf),
+        resolved=(errors < 1) & (errors <= accuracy),
+        errors=errors,
     )
 
 
@@ -507,12 +523,12 @@ def entropy_rate(exponents: jax.Array, *, size: int | None = None) -> jax.Array:
     complete = size is not None and values.shape[0] == size
     if checks.is_concrete(values) and not complete and bool(values[-1] > 0):
         raise ValueError(_too_few(f"the smallest of {values.shape[0]} exponents is {float(values[-1]):.3g}"))
-    rate = jnp.where(values > 0, values, 0).sum()
+    rate = jnp.maximum(values, 0).sum()  # of NaN it is NaN
     return rate if complete else jnp.where(values[-1] > 0, jnp.nan, rate)
 
 
 def participation_ratio(log_weights: jax.Array) -> jax.Array:
-    """(Σ w)² / Σ w²: how many of the weights count, from 1 (one) to S (all alike).
+    """(Σ w)² / Σ w²: how many of the weights count, from 1 (one) to S (all alike); 0 if all are zero.
 
     Args:
       log_weights: ln w_i, `(…, S)`, −∞ for 0. With w = σ², `2 * log_singular_values(…).values`, it is the number of
@@ -525,8 +541,10 @@ def participation_ratio(log_weights: jax.Array) -> jax.Array:
     Array(2., dtype=float32)
     """
     log_weights = jnp.asarray(log_weights)
-    weights = jnp.exp(log_weights - log_weights.max(-1, keepdims=True))
-    return weights.sum(-1) ** 2 / (weights**2).sum(-1)
+    largest = log_weights.max(-1, keepdims=True)
+    weights = jnp.exp(log_weights - jnp.where(largest == -jnp.inf, 0, largest))
+    squares = (weights**2).sum(-1)
+    return jnp.where(squares == 0, 0, weights.sum(-1) ** 2 / jnp.where(squares == 0, 1, squares))
 
 
 def check_accuracy(accuracy: float, dtype: Any) -> None:
@@ -549,7 +567,8 @@ def check_accuracy(accuracy: float, dtype: Any) -> None:
 
 def _random_frame(key: jax.Array | None, size: int, k: int, dtype: Any) -> jax.Array:
     key = jax.random.key(0) if key is None else key
-    return jnp.linalg.qr(jax.random.normal(key, (size, k), dtype))[0]
+    # Drawn column by column: the frame of k exponents is the beginning of that of all.
+    return jnp.linalg.qr(jax.random.normal(key, (k, size), dtype).T)[0]
 
 
 def _sorted(exponents: jax.Array) -> jax.Array:
@@ -572,6 +591,7 @@ def _count(name: str, value: Any, least: int = 0) -> int:
 
 
 def _lag(lag: Any, steps: int) -> int:
+    lag = int(lag) if isinstance(lag, np.integer) else lag
     products.check_lag(lag, steps)
     return lag
 
