@@ -310,9 +310,7 @@ def _log_norms(rows: Scaled) -> jax.Array:
 
 def _value(rows: Scaled) -> jax.Array:
     """Rows as plain numbers, zero or infinite outside their range."""
-    # Twice a mantissa below 1, as 2^exponent may be out of range where the number is not.
-    scale = jnp.ldexp(jnp.ones((), rows.mantissa.dtype), rows.exponent - 1)
-    return 2 * rows.mantissa * scale[..., None]
+    return products.times_power_of_two(rows.mantissa, rows.exponent[..., None])
 
 
 def _sum(rows: Scaled) -> Scaled:
@@ -320,8 +318,8 @@ def _sum(rows: Scaled) -> Scaled:
     zero = (rows.mantissa == 0).all(-1)
     top = jnp.where(zero, jnp.iinfo(rows.exponent.dtype).min, rows.exponent).max()
     top = jnp.where(zero.all(), 0, top)
-    scale = jnp.ldexp(jnp.ones((), rows.mantissa.dtype), jnp.where(zero, 0, rows.exponent - top))
-    return Scaled((rows.mantissa * scale[:, None]).sum(0), top)
+    shift = jnp.where(zero, 0, rows.exponent - top)
+    return Scaled(products.times_power_of_two(rows.mantissa, shift[:, None]).sum(0), top)
 
 
 def _orthonormal(rows: jax.Array) -> jax.Array:
