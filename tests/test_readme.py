@@ -1,13 +1,16 @@
-"""The README's example runs, and every function that it names exists."""
+"""What the README and the documentation show runs, and every function that they name exists."""
 
 import importlib
 import re
+from operator import attrgetter
 from pathlib import Path
 
 import jax
 import pytest
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+PAGES = {path.name: path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))}
 (EXAMPLE,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
@@ -24,12 +27,28 @@ def test_the_example_has_fifteen_lines_of_code():
     assert len([line for line in EXAMPLE.splitlines() if line.strip()]) <= 15
 
 
-@pytest.mark.parametrize("name", sorted(set(re.findall(r"`((?:\w+\.)+\w+)[`(]", README))))
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES)
+def test_the_blocks_of_a_page_run_one_after_the_other(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    with jax.numpy_rank_promotion("allow"):
+        for block in re.findall(r"```python\n(.*?)```", PAGES[page], flags=re.DOTALL):
+            exec(block, names)
+    for picture in re.findall(r"!\[[^]]*\]\(([^)]+)\)", PAGES[page]):
+        assert (tmp_path / picture).stat().st_size > 0, f"{page} shows {picture}, which its blocks do not make"
+        assert (ROOT / "docs" / picture).exists()
+
+
+ALL_TEXT = "\n".join([README, *PAGES.values()])
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"`((?:\w+\.)+\w+)[`(]", ALL_TEXT))))
 def test_every_function_that_is_named_exists(name):
     module, _, attribute = name.removeprefix("rnn_jax.").partition(".")
     homes = {"optax": "optax", "jax": "jax", "lax": "jax.lax"}
     home = importlib.import_module(homes.get(module, f"rnn_jax.{module}"))
-    assert not attribute or hasattr(home, attribute)
+    assert not attribute or attrgetter(attribute)(home) is not None
 
 
 def test_files_that_are_linked_exist():
