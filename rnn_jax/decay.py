@@ -18,7 +18,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
+
+from rnn_jax import tables
 
 
 def by_lag(log_norms: ArrayLike) -> jax.Array:
@@ -112,6 +115,9 @@ class Rate(NamedTuple):
     high: jax.Array
     r_squared: jax.Array
 
+    def __repr__(self) -> str:
+        return tables.render(self, 0, _layout)
+
 
 def fit_rate(log_norms: ArrayLike, first: int, last: int) -> Rate:
     """The rate at which curves grow (positive) or decay (negative) on a window of lags, with a 95 % interval.
@@ -136,8 +142,10 @@ def fit_rate(log_norms: ArrayLike, first: int, last: int) -> Rate:
     Raises:
       ValueError: a window out of range, or with fewer than three increments.
 
-    >>> fit_rate(-0.25 * jnp.arange(50.0), 10, 40).rate
-    Array(-0.25, dtype=float32)
+    >>> fit_rate(-0.25 * jnp.arange(50.0), 10, 40)
+    nats per lag, with a 95 % interval
+     rate    low   high  r²
+    -0.25  -0.25  -0.25   1
     """
     log_norms = _curves(log_norms)
     lags = log_norms.shape[-1]
@@ -186,6 +194,13 @@ def _r_squared(y: jax.Array) -> jax.Array:
     square = (deviations * deviations).sum(-1)
     flat = square == 0
     return jnp.where(flat, 1, (deviations @ x) ** 2 / ((x @ x) * jnp.where(flat, 1, square)))
+
+
+def _layout(rate: Rate) -> str:
+    """One row a curve, those at both ends if they are many."""
+    fields = [np.ravel(field) for field in rate]
+    rows = [[tables.number(field[i]) for field in fields] for i in tables.ends(fields[0].size, 10)]
+    return f"nats per lag, with a 95 % interval\n{tables.columns(['rate', 'low', 'high', 'r²'], rows)}"
 
 
 def _times_and_lags(array: jax.Array) -> tuple[jax.Array, jax.Array]:

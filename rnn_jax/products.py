@@ -26,9 +26,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-from rnn_jax import checks
+from rnn_jax import checks, tables
 
 
 class Scaled(NamedTuple):
@@ -41,6 +42,9 @@ class Scaled(NamedTuple):
 
     mantissa: jax.Array
     exponent: jax.Array
+
+    def __repr__(self) -> str:
+        return tables.render(self, 0, _table)
 
 
 def rescale(x: jax.Array, axes: int | tuple[int, ...] = (-2, -1)) -> Scaled:
@@ -96,8 +100,13 @@ def prefix(jacobians: jax.Array, *, associative: bool = False) -> Scaled:
     Raises:
       ValueError: not a stack of square matrices, or NaN or infinity in a concrete one.
 
-    >>> prefix(jnp.full((3, 1, 1), 0.5)).exponent  # mantissa ½, so that ½ⁿ = ½ · 2^(1 − n)
-    Array([ 1,  0, -1, -2], dtype=int32)
+    >>> prefix(jnp.full((3, 1, 1), 0.5))  # the mantissa is ½: ½ⁿ = ½ · 2^(1 − n)
+    matrices mantissa · 2^exponent, mantissa float32[4, 1, 1]
+    entry  exponent  ln Frobenius norm
+        0         1                  0
+        1         0            -0.6931
+        2        -1             -1.386
+        3        -2             -2.079
     """
     return first_factors(rescale(check_stack(jacobians)), associative)
 
@@ -324,6 +333,17 @@ def _accumulate(factors: Scaled, extend: Callable, associative: bool) -> Scaled:
 def _log(x: jax.Array) -> jax.Array:
     """ln x for x ≥ 0; −∞ at 0, with derivative 0 rather than NaN."""
     return jnp.where(x > 0, jnp.log(jnp.where(x > 0, x, 1)), -jnp.inf)
+
+
+def _table(scaled: Scaled) -> str:
+    mantissas, exponents = scaled.mantissa, scaled.exponent
+    title = f"matrices mantissa · 2^exponent, mantissa {mantissas.dtype}{list(mantissas.shape)}"
+    if exponents.ndim != 1:
+        return f"{title}, exponents from {exponents.min()} to {exponents.max()}" if exponents.size else title
+    with np.errstate(divide="ignore"):
+        logs = np.log((mantissas.astype(float) ** 2).sum((-2, -1))) / 2 + exponents * math.log(2)
+    rows = [[str(n), str(exponents[n]), tables.number(logs[n])] for n in tables.ends(len(exponents), 10)]
+    return f"{title}\n{tables.columns(['entry', 'exponent', 'ln Frobenius norm'], rows)}"
 
 
 def check_ord(ord: int | str) -> None:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rnn_jax import checks
+from rnn_jax import checks, tables
 from rnn_jax.types import PyTree
 
 
@@ -26,6 +26,9 @@ class Records(NamedTuple):
 
     updates: jax.Array
     results: PyTree
+
+    def __repr__(self) -> str:
+        return tables.render(self, self.updates.ndim - 1, _layout)
 
 
 class Recorder(NamedTuple):
@@ -63,8 +66,11 @@ def recorder(measure: Callable[[PyTree], PyTree], *, every: int, updates: int) -
     >>> for update in range(1, 4):
     ...     params = params + 1.0
     ...     records = record(records, update, params)
-    >>> records.updates, records.results
-    (Array([ 0,  2, -1], dtype=int32), Array([ 2.,  6., nan], dtype=float32))
+    >>> records
+    2 of 3 measurements, after 0, 2 updates
+    results: float32[3]
+    >>> records.results
+    Array([ 2.,  6., nan], dtype=float32)
     """
     if every < 1 or updates < 0:
         raise ValueError(f"every is {every} and updates {updates}; expected every >= 1 and updates >= 0.")
@@ -93,3 +99,14 @@ def recorder(measure: Callable[[PyTree], PyTree], *, every: int, updates: int) -
         return lax.cond(due, write, lambda records: records, records)
 
     return Recorder(init, record)
+
+
+def _layout(records: Records) -> str:
+    """How far the recording has come, and what is recorded."""
+    taken = records.updates[records.updates >= 0]
+    after = (
+        f", after {', '.join(str(taken[i]) for i in tables.ends(len(taken), 10))} updates"
+        if taken.size
+        else ""
+    )
+    return f"{taken.size} of {len(records.updates)} measurements{after}\nresults: {checks.signature(records.results)}"
