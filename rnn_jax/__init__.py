@@ -18,6 +18,7 @@ The file list is the table of contents. Import the modules: `from rnn_jax import
     decay         curves of log-norms against lag: their rate, the effective horizon
     recording     a measurement every so many updates of a training
     plotting      results drawn on an axis of yours
+    drawing       what its pictures are made of
     tables        results as text
 """
 

@@ -32,13 +32,13 @@ around making *and* saving a figure gives the look of the project's own.
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnn_jax import checks, decay
+from rnn_jax import checks, decay, drawing
 from rnn_jax.decay import Rate
 from rnn_jax.recording import Records
 from rnn_jax.spectrum import Lyapunov, SingularValues
@@ -72,22 +72,13 @@ SETTINGS: Mapping[str, Any] = {
 }
 """Text sizes and strokes, for `matplotlib.rc_context`."""
 
-DECADES = 16
-"""Powers of ten that a map shows at most: what is smaller than that beside the largest is lost in a float64 sum."""
-
-_COLOURS = "cividis"
-"""Lightness rises evenly along it, in colour, in grey and for colour-blind readers."""
-
-_GREY = "0.35"
 _BOUND: dict[str, Any] = {"linestyle": (0, (5, 4)), "linewidth": 1.0}
 _FIT: dict[str, Any] = {"linestyle": "-", "linewidth": 0.8, "marker": "|", "markersize": 9, "zorder": 1.8}
 _HORIZON: dict[str, Any] = {"linestyle": "none", "marker": "o", "markersize": 11, "markerfacecolor": "none"}
 _APART = (1, 2, 5, 4, 3, 0)
 """Which of `LINES` to take first: the most different."""
 
-_HOLLOW: dict[str, Any] = {"markerfacecolor": "white", "linewidth": 0.8}
-_LEVEL: dict[str, Any] = {"color": _GREY, "linewidth": 0.9, "linestyle": "-", "zorder": 1.6}
-_ZERO = "exactly 0 (lower edge)"
+_LEVEL: dict[str, Any] = {"color": drawing.GREY, "linewidth": 0.9, "linestyle": "-", "zorder": 1.6}
 
 
 def norms_against_lag(
@@ -129,9 +120,9 @@ def norms_against_lag(
     >>> axis.get_legend().get_texts()[0].get_text()
     'GRU: −0.25 nats per step, horizon 28'
     """
-    logs = _array("log_norms", log_norms, "(lags,)", 1)
-    x = _increasing("lags", lags, logs.size)
-    limit = None if bound is None else _array("bound", bound, f"({logs.size},)", 1, size=logs.size)
+    logs = drawing.numbers("log_norms", log_norms, "(lags,)", 1)
+    x = drawing.increasing("lags", lags, logs.size)
+    limit = None if bound is None else drawing.numbers("bound", bound, f"({logs.size},)", 1, size=logs.size)
     name = label
     if (fit is None) != (window is None):
         raise ValueError("fit and window belong together; give both, fit=decay.fit_rate(log_norms, *window).")
@@ -140,34 +131,34 @@ def norms_against_lag(
     if fit is not None:
         if not np.array_equal(x, np.arange(x.size)):
             raise ValueError(f"fit with lags {x}: a rate is per entry; fit a curve of all lags, 0, 1, 2, …")
-        rate, low, high = (float(_array("fit", part, "()", 0, infinite=True)) for part in fit[:3])
-        name += f": {_interval(rate, low, high)} nats per step"
+        rate, low, high = (float(drawing.numbers("fit", part, "()", 0, infinite=True)) for part in fit[:3])
+        name += f": {drawing.interval(rate, low, high)} nats per step"
     if floor is not None:
         horizon = float(decay.horizon(jnp.asarray(logs), floor))
         reached = math.isfinite(horizon)
         name += f", horizon {x[int(horizon)]:g}" if reached else f", no horizon up to {x[-1]:g}"
 
-    powers = _curve(axis, x, logs, name, line)
+    powers = drawing.curve(axis, x, logs, name, line)
     if limit is not None:
         # The curves alone set the limits: a bound that grows would flatten all of them.
         limits = axis.dataLim.frozen()
-        axis.plot(x, _drawable(limit), color=line["color"], **_BOUND)
+        axis.plot(x, drawing.drawable(limit), color=line["color"], **_BOUND)
         axis.dataLim.set(limits)
-        _once(axis, "upper bound, in the colour of its curve", color=_GREY, **_BOUND)
+        drawing.once(axis, "upper bound, in the colour of its curve", color=drawing.GREY, **_BOUND)
     if fit is not None and window is not None and math.isfinite(rate):
         first, last = window
         start = np.interp(first, x, powers)
         end = start + rate / math.log(10) * (last - first)
         axis.plot([first, last], [start, end], color=line["color"], **_FIT)
-        _once(axis, "rate, over its window of lags", color=_GREY, **_FIT)
+        drawing.once(axis, "rate, over its window of lags", color=drawing.GREY, **_FIT)
     if floor is not None:
         if reached and math.isfinite(powers[int(horizon)]):
             axis.plot(x[int(horizon)], powers[int(horizon)], color=line["color"], **_HORIZON)
-        _once(axis, f"horizon: first below {floor:g} of lag {x[0]:g}", color=_GREY, **_HORIZON)
+        drawing.once(axis, f"horizon: first below {floor:g} of lag {x[0]:g}", color=drawing.GREY, **_HORIZON)
     axis.set_xlim(axis.dataLim.x0, auto=True)
-    _describe(axis, "lag $n$, in steps", "norm")
-    _powers_of_ten(axis)
-    return _with_legend(axis)
+    drawing.describe(axis, "lag $n$, in steps", "norm")
+    drawing.powers_of_ten(axis)
+    return drawing.with_legend(axis)
 
 
 def norms_by_time(axis: "Axes", log_norms: jax.Array, *, decades: tuple[int, int] | None = None) -> "Axes":
@@ -178,7 +169,7 @@ def norms_by_time(axis: "Axes", log_norms: jax.Array, *, decades: tuple[int, int
       log_norms: in nats, `(T, T + 1)`, entry [t − 1, k]: `flow.Profile.log_norms` or a leaf of its
         `component_log_norms`. Exact zeros are hatched, and k > t, where there is nothing, is white.
       decades: lowest and highest power of ten of the colours, so that several maps share them; the range of the
-        norms if not given, at most `DECADES`.
+        norms if not given, at most 16 of them.
 
     Raises:
       ValueError: an array of another shape, NaN, decades that are not increasing.
@@ -189,19 +180,21 @@ def norms_by_time(axis: "Axes", log_norms: jax.Array, *, decades: tuple[int, int
     >>> axis.get_xlabel(), axis.get_ylabel()
     ('state at step $k$', 'loss at step $t$')
     """
-    logs = _array("log_norms", log_norms, "(T, T + 1), entry [t - 1, k]", 2)
+    logs = drawing.numbers("log_norms", log_norms, "(T, T + 1), entry [t - 1, k]", 2)
     steps = logs.shape[0]
     if logs.shape != (steps, steps + 1):
         raise ValueError(f"log_norms has shape {logs.shape}; expected (T, T + 1), entry [t - 1, k].")
     t, k = np.arange(1, steps + 1), np.arange(steps + 1)
     empty = k > t[:, None]
-    _draw_map(axis, _Map(k, t, logs, empty, r"$\|\,\partial L_t\, /\, \partial s_k\,\|$", decades))
+    drawing.draw_map(
+        axis, drawing.Map(k, t, logs, empty, r"$\|\,\partial L_t\, /\, \partial s_k\,\|$", decades)
+    )
     axis.invert_yaxis()
     # The border of what there is, drawn so that white is seen to be outside of it.
-    axis.step(k + 0.5, k + 0.5, where="post", color=_GREY, linewidth=0.6)
+    axis.step(k + 0.5, k + 0.5, where="post", color=drawing.GREY, linewidth=0.6)
     axis.set(xlim=(-0.5, steps + 0.5), ylim=(steps + 0.5, 0.5), aspect="equal")
-    _describe(axis, "state at step $k$", "loss at step $t$")
-    _explain_map(axis, logs[~empty], "none: the state is later, $k > t$")
+    drawing.describe(axis, "state at step $k$", "loss at step $t$")
+    drawing.explain_map(axis, logs[~empty], "none: the state is later, $k > t$")
     return axis
 
 
@@ -226,13 +219,13 @@ def singular_values_against_lag(
     >>> [text.get_text() for text in axis.get_legend().get_texts()]
     ['$\\sigma_{1}$, largest', '$\\sigma_{2}$', '$\\sigma_{3}$, smallest', '$\\sigma = 1$']
     """
-    logs = _array("result.values", result.values, "(L, S)", 2)
+    logs = drawing.numbers("result.values", result.values, "(L, S)", 2)
     resolved = np.asarray(result.resolved, bool)
     if resolved.shape != logs.shape:
         raise ValueError(
             f"result.resolved has shape {resolved.shape}; expected {logs.shape}, as result.values."
         )
-    x = _increasing("lags", lags, logs.shape[0])
+    x = drawing.increasing("lags", lags, logs.shape[0])
     size = logs.shape[1]
     shown = np.where(resolved & np.isfinite(logs), logs, np.nan) / math.log(10)
 
@@ -244,9 +237,11 @@ def singular_values_against_lag(
         count = np.isfinite(shown[:, i - 1]).sum()
         if count < x.size:
             what += f" ({count} of {x.size} lags)"
-        axis.plot(x, shown[:, i - 1], label=rf"$\sigma_{{{i}}}${what}", **line, **_every(x.size, number))
+        axis.plot(
+            x, shown[:, i - 1], label=rf"$\sigma_{{{i}}}${what}", **line, **drawing.markers(x.size, number)
+        )
     if rest:
-        _once(axis, "the others", color="0.6", linewidth=0.7)
+        drawing.once(axis, "the others", color="0.6", linewidth=0.7)
     lost = ~np.isfinite(shown)
     if lost.any():
         lags_of, indices = np.nonzero(lost & np.isfinite(logs))
@@ -255,13 +250,13 @@ def singular_values_against_lag(
         look["linestyle"] = "none"
         axis.plot(x[lags_of], logs[lags_of, indices] / math.log(10), **look)
         omitted = f",\n{left_out} of them not drawn" if left_out else ""
-        _once(axis, f"{lost.sum()} of {lost.size} not resolved{omitted}", **look)
+        drawing.once(axis, f"{lost.sum()} of {lost.size} not resolved{omitted}", **look)
     axis.axhline(0, **_LEVEL)
-    _once(axis, r"$\sigma = 1$", **_LEVEL)
+    drawing.once(axis, r"$\sigma = 1$", **_LEVEL)
     axis.set_xlim(x[0], auto=True)
-    _describe(axis, "lag $n$, in steps", r"singular values of $\partial h_T\, /\, \partial h_{T-n}$")
-    _powers_of_ten(axis)
-    return _with_legend(axis)
+    drawing.describe(axis, "lag $n$, in steps", r"singular values of $\partial h_T\, /\, \partial h_{T-n}$")
+    drawing.powers_of_ten(axis)
+    return drawing.with_legend(axis)
 
 
 def lyapunov_spectrum(
@@ -299,21 +294,23 @@ def lyapunov_spectrum(
     >>> axis.get_ylabel()
     'Lyapunov exponent $\\lambda_i$ (nats per step)'
     """
-    values = _array("result.values", result.values, "(k,)", 1)
+    values = drawing.numbers("result.values", result.values, "(k,)", 1)
     k = values.size
-    errors = _array("result.standard_errors", result.standard_errors, f"({k},)", 1, size=k, infinite=True)
-    rounding = _array("result.rounding", result.rounding, f"({k},)", 1, size=k, infinite=True)
-    bounds = _array("result.upper_bounds", result.upper_bounds, f"({k},)", 1, size=k)
+    errors = drawing.numbers(
+        "result.standard_errors", result.standard_errors, f"({k},)", 1, size=k, infinite=True
+    )
+    rounding = drawing.numbers("result.rounding", result.rounding, f"({k},)", 1, size=k, infinite=True)
+    bounds = drawing.numbers("result.upper_bounds", result.upper_bounds, f"({k},)", 1, size=k)
     resolved = np.asarray(result.resolved, bool)
     x = np.arange(1, k + 1) / (np.shape(result.last.frame)[-2] if relative else 1)
 
     if theory is None and theory_deviations is not None:
         raise ValueError("theory_deviations without theory; give both.")
     if theory is not None:
-        expected = _array("theory", theory, f"({k},)", 1, size=k)
+        expected = drawing.numbers("theory", theory, f"({k},)", 1, size=k)
         expected = np.where(np.isfinite(expected), expected, np.nan)
         if theory_deviations is not None:
-            deviations = _array("theory_deviations", theory_deviations, f"({k},)", 1, size=k)
+            deviations = drawing.numbers("theory_deviations", theory_deviations, f"({k},)", 1, size=k)
             if (deviations < 0).any():
                 raise ValueError(f"theory_deviations holds {deviations.min():g}; expected numbers >= 0.")
             band = (expected - 1.96 * deviations, expected + 1.96 * deviations)
@@ -350,8 +347,8 @@ def lyapunov_spectrum(
     if not any(drawn.get_gid() == "zero" for drawn in axis.lines):
         axis.axhline(0, gid="zero", **_LEVEL)
     index = r"$i\, /\, S$" if relative else "index $i$"
-    _describe(axis, index, r"Lyapunov exponent $\lambda_i$ (nats per step)")
-    return _with_legend(axis)
+    drawing.describe(axis, index, r"Lyapunov exponent $\lambda_i$ (nats per step)")
+    return drawing.with_legend(axis)
 
 
 def shares_by_lag(axis: "Axes", shares: jax.Array) -> "Axes":
@@ -370,7 +367,7 @@ def shares_by_lag(axis: "Axes", shares: jax.Array) -> "Axes":
     >>> [text.get_text() for text in axis.get_legend().get_texts()]
     ['along the gradient', 'against it', 'all lags ≥ 3']
     """
-    values = _array("shares", shares, "(L + 1,)", 1)
+    values = drawing.numbers("shares", shares, "(L + 1,)", 1)
     if not np.isfinite(values).all():
         raise ValueError("shares holds an infinity; expected shares of the gradient, which sum to 1.")
     lags, (by_lag, rest) = values.size - 1, (values[:-1], values[-1])
@@ -388,11 +385,11 @@ def shares_by_lag(axis: "Axes", shares: jax.Array) -> "Axes":
         axis.annotate(f"≥ {lags}", (lags + width, max(rest, 0)), (0, 2), **above)
     axis.axhline(0, **_LEVEL)
     axis.locator_params(axis="x", integer=True)
-    _describe(axis, "lag $n$, in steps", r"share of $\partial L\, /\, \partial\theta$")
+    drawing.describe(axis, "lag $n$, in steps", r"share of $\partial L\, /\, \partial\theta$")
     if not values.any():
         axis.text(0.5, 0.5, "the gradient is exactly 0", transform=axis.transAxes, ha="center")
         return axis
-    return _with_legend(axis)
+    return drawing.with_legend(axis)
 
 
 def components_by_lag(
@@ -421,7 +418,7 @@ def components_by_lag(
     [0.5, 0.5]
     """
     paths = jax.tree_util.tree_leaves_with_path(component_log_norms)
-    names = [" ".join(map(_key, path)) or "the state" for path, _ in paths]
+    names = [" ".join(map(drawing.name_of, path)) or "the state" for path, _ in paths]
     if not 1 <= len(paths) <= len(LINES):
         raise ValueError(
             f"component_log_norms has {len(paths)} leaves; expected 1 to {len(LINES)}: join some of them."
@@ -432,7 +429,7 @@ def components_by_lag(
         names = list(labels)
     arrays = []
     for name, (_, leaf) in zip(names, paths, strict=True):
-        logs = _array(f"component_log_norms {name}", leaf, "(T, T + 1), entry [t - 1, k]", 2)
+        logs = drawing.numbers(f"component_log_norms {name}", leaf, "(T, T + 1), entry [t - 1, k]", 2)
         if logs.shape != (logs.shape[0], logs.shape[0] + 1) or logs.shape != np.shape(paths[0][1]):
             raise ValueError(
                 f"component_log_norms {name} has shape {logs.shape}; expected (T, T + 1), the same for all."
@@ -447,11 +444,13 @@ def components_by_lag(
     mean = np.where(number > 0, squares.sum(1) / np.maximum(number, 1), np.nan)
     lags = np.arange(mean.shape[1])
     for i, (name, share) in enumerate(zip(names, mean, strict=True)):
-        axis.plot(lags, share, label=f"in {name}", **LINES[_APART[i]], **_every(lags.size, i))
+        axis.plot(lags, share, label=f"in {name}", **LINES[_APART[i]], **drawing.markers(lags.size, i))
     axis.set(xlim=(0, lags[-1]), ylim=(-0.04, 1.04))
     axis.locator_params(axis="x", integer=True)
-    _describe(axis, "lag $n$, in steps", r"mean share of $\|\,\partial L_t\, /\, \partial s_{t-n}\,\|^2$")
-    return _with_legend(axis)
+    drawing.describe(
+        axis, "lag $n$, in steps", r"mean share of $\|\,\partial L_t\, /\, \partial s_{t-n}\,\|^2$"
+    )
+    return drawing.with_legend(axis)
 
 
 def horizon_over_training(
@@ -483,7 +482,7 @@ def horizon_over_training(
     beyond, nothing = np.isposinf(horizons), np.isnan(horizons)
     axis.plot(updates, np.where(beyond, np.nan, horizons), label=label, **line)
     if beyond.any():
-        _at_edge(
+        drawing.at_edge(
             axis,
             updates,
             beyond,
@@ -492,10 +491,10 @@ def horizon_over_training(
             upper=True,
         )
     if nothing.any():
-        _at_edge(axis, updates, nothing, line, "no gradient at all (lower edge)")
+        drawing.at_edge(axis, updates, nothing, line, "no gradient at all (lower edge)")
     axis.set_ylim(0, auto=True)
-    _describe(axis, "updates", f"effective horizon (lags):\nfirst below {floor:g} of lag 0")
-    return _with_legend(axis)
+    drawing.describe(axis, "updates", f"effective horizon (lags):\nfirst below {floor:g} of lag 0")
+    return drawing.with_legend(axis)
 
 
 def norms_over_training(axis: "Axes", records: Records, lags: Sequence[int]) -> "Axes":
@@ -520,10 +519,10 @@ def norms_over_training(axis: "Axes", records: Records, lags: Sequence[int]) -> 
     if not 1 <= len(lags) <= len(LINES) or not all(0 <= lag < logs.shape[1] for lag in lags):
         raise ValueError(f"lags is {list(lags)}; expected 1 to {len(LINES)} lags in [0, {logs.shape[1]}).")
     for lag, line in zip(lags, LINES, strict=False):
-        _curve(axis, updates, relative[:, lag], f"lag {lag}", line)
-    _describe(axis, "updates", _RELATIVE)
-    _powers_of_ten(axis)
-    return _with_legend(axis)
+        drawing.curve(axis, updates, relative[:, lag], f"lag {lag}", line)
+    drawing.describe(axis, "updates", _RELATIVE)
+    drawing.powers_of_ten(axis)
+    return drawing.with_legend(axis)
 
 
 def norms_by_lag_over_training(
@@ -550,9 +549,11 @@ def norms_by_lag_over_training(
         raise ValueError("records holds one measurement; expected two or more for a map.")
     relative = _relative(logs).T
     nowhere = np.zeros(relative.shape, bool)
-    _draw_map(axis, _Map(updates, np.arange(logs.shape[1]), relative, nowhere, _RELATIVE, decades))
-    _describe(axis, "updates", "lag $n$, in steps")
-    _explain_map(axis, relative)
+    drawing.draw_map(
+        axis, drawing.Map(updates, np.arange(logs.shape[1]), relative, nowhere, _RELATIVE, decades)
+    )
+    drawing.describe(axis, "updates", "lag $n$, in steps")
+    drawing.explain_map(axis, relative)
     return axis
 
 
@@ -561,215 +562,6 @@ _RELATIVE = r"$\|\,\partial L_t\, /\, \partial s_{t-n}\,\|$, relative to $n = 0$
 _ARROW = [(-0.3, 0), (0.3, 0), (0.3, -0.08), (0.06, -0.08), (0.06, -0.6), (0.25, -0.6), (0, -1)]
 _ARROW += [(-x, y) for x, y in reversed(_ARROW[2:-1])] + _ARROW[:1]
 """A marker that hangs from the value: a bar, and an arrow that points down from it."""
-
-
-class _Map(NamedTuple):
-    """Log-norms over a plane: `logs[j, i]` at (x[i], y[j]); nothing is drawn where `empty`."""
-
-    x: np.ndarray
-    y: np.ndarray
-    logs: np.ndarray
-    empty: np.ndarray
-    what: str
-    decades: tuple[int, int] | None
-
-
-def _draw_map(axis: "Axes", picture: _Map) -> None:
-    powers = picture.logs / math.log(10)
-    drawn = ~picture.empty & np.isfinite(powers)
-    low, high = _limits(powers[drawn], picture.decades)
-    axis.grid(False)
-    axis.set_facecolor("white")
-    edges = (_edges(picture.x), _edges(picture.y))
-    cells = np.ma.masked_array(np.where(drawn, powers, 0), ~drawn)
-    image = axis.pcolormesh(*edges, cells, cmap=_COLOURS, vmin=low, vmax=high, rasterized=True)
-    beyond = (bool((powers[drawn] < low).any()), bool((powers[drawn] > high).any()))
-    bar = axis.figure.colorbar(
-        image,
-        ax=axis,
-        label=picture.what,
-        ticks=range(high, low - 1, -max(1, math.ceil((high - low) / 8))),
-        format=_power_of_ten,
-        extend=["neither", "max", "min", "both"][2 * beyond[0] + beyond[1]],
-    )
-    bar.ax.grid(False)
-    _hatch(axis, *edges, ~picture.empty & np.isneginf(powers))
-
-
-def _limits(powers: np.ndarray, decades: tuple[int, int] | None) -> tuple[int, int]:
-    """The lowest and the highest power of ten that have a colour."""
-    if decades is not None:
-        low, high = decades
-        if not low < high or low != int(low) or high != int(high):
-            raise ValueError(f"decades is {decades}; expected two integers, lowest < highest power of ten.")
-        return int(low), int(high)
-    if powers.size == 0:
-        return -1, 0
-    high = math.ceil(powers.max())
-    return min(max(math.floor(powers.min()), high - DECADES), high - 1), high
-
-
-def _explain_map(axis: "Axes", logs: np.ndarray, empty: str | None = None) -> None:
-    """A legend of what has no colour, where there is any of it."""
-    from matplotlib.patches import Patch
-
-    handles = []
-    if np.isneginf(logs).any():
-        handles.append(Patch(label="exactly 0", **_HATCHED))
-    if empty is not None:
-        handles.append(Patch(label=empty, facecolor="white", edgecolor=_GREY, linewidth=0.6))
-    if handles:
-        # The upper right of a triangle is free, that of a rectangle is not.
-        place: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1, 1)}
-        axis.legend(handles=handles, frameon=False, **({"loc": "upper right"} if empty else place))
-
-
-_HATCHED: dict[str, Any] = {"facecolor": "white", "edgecolor": "0.3", "hatch": "////", "linewidth": 0.0}
-
-
-def _hatch(axis: "Axes", x: np.ndarray, y: np.ndarray, cells: np.ndarray) -> None:
-    """Hatches cells between the edges x and y, one rectangle for each run along a row."""
-    if not cells.any():
-        return
-    from matplotlib.collections import PolyCollection
-
-    rectangles = []
-    for j, row in enumerate(cells):
-        ends = np.flatnonzero(np.diff(np.concatenate([[False], row, [False]]).astype(int)))
-        for left, right in ends.reshape(-1, 2):
-            rectangles.append([(x[left], y[j]), (x[right], y[j]), (x[right], y[j + 1]), (x[left], y[j + 1])])
-    axis.add_collection(PolyCollection(rectangles, **_HATCHED), autolim=False)
-
-
-def _edges(centres: np.ndarray) -> np.ndarray:
-    """The edges of cells, halfway between their centres."""
-    middle = (centres[1:] + centres[:-1]) / 2
-    if centres.size == 1:
-        return np.array([centres[0] - 0.5, centres[0] + 0.5])
-    return np.concatenate([[2 * centres[0] - middle[0]], middle, [2 * centres[-1] - middle[-1]]])
-
-
-def _curve(axis: "Axes", x: np.ndarray, logs: np.ndarray, label: str, line: Mapping[str, Any]) -> np.ndarray:
-    """Draws log-norms as powers of ten, broken where they are −∞; returns what is drawn."""
-    zero = np.isneginf(logs)
-    powers = _drawable(logs)
-    number = _curves_on(axis)
-    marks = _every(x.size, number)["markevery"]
-    # A line through one point alone is not seen: it gets its marker whatever its turn.
-    around = np.concatenate([[True], zero, [True]])
-    alone = np.flatnonzero(~zero & around[:-2] & around[2:])
-    marks = sorted({*range(marks[0], x.size, marks[1]), *alone.tolist()})
-    axis.plot(x, powers, label=label, gid="curve", markevery=marks, **line)
-    if zero.any():
-        first = int(np.argmax(zero))
-        if first > 0:
-            arrow = {
-                "arrowstyle": "-|>",
-                "color": line["color"],
-                "linewidth": 0.8,
-                "shrinkA": 0,
-                "shrinkB": 0,
-            }
-            places: dict[str, Any] = {"xycoords": axis.get_xaxis_transform(), "textcoords": "data"}
-            axis.annotate("", (x[first], 0), (x[first - 1], powers[first - 1]), arrowprops=arrow, **places)
-        _at_edge(axis, x, zero, line, _ZERO)
-    return powers
-
-
-def _at_edge(
-    axis: "Axes", x: np.ndarray, where: np.ndarray, line: Mapping[str, Any], label: str, upper: bool = False
-) -> None:
-    """A thin line with hollow markers along the lower or upper edge, a row for each curve that has it."""
-    gid = "upper edge" if upper else "lower edge"
-    row = sum(drawn.get_gid() == gid for drawn in axis.lines)
-    height = 0.025 + 0.045 * row
-    places = np.flatnonzero(where)
-    axis.plot(
-        x,
-        np.where(where, 1 - height if upper else height, np.nan),
-        transform=axis.get_xaxis_transform(),
-        gid=gid,
-        markevery=places[:: max(1, places.size // 8)].tolist(),
-        **{**line, **_HOLLOW},
-    )
-    rows = sum(drawn.get_gid() in ("lower edge", "upper edge") for drawn in axis.lines)
-    axis.margins(y=0.02 + 0.055 * rows)
-    _once(axis, label, color=_GREY, linestyle="-", marker="o", **_HOLLOW)
-
-
-def _curves_on(axis: "Axes") -> int:
-    return sum(drawn.get_gid() == "curve" for drawn in axis.lines)
-
-
-def _every(size: int, number: int) -> dict[str, Any]:
-    """About six markers on a curve, those of the next one in other places."""
-    step = max(1, size // 6)
-    return {"markevery": ((number * 2 * step // 7) % step if step > 1 else 0, step)}
-
-
-def _once(axis: "Axes", label: str, **look: Any) -> None:
-    """An entry of the legend that the curves share, if it is not there yet."""
-    if label not in axis.get_legend_handles_labels()[1]:
-        axis.plot([], [], label=label, gid="shared", **look)
-
-
-def _with_legend(axis: "Axes") -> "Axes":
-    """A legend of all that is on the axis, what the curves share last."""
-    entries = zip(*axis.get_legend_handles_labels(), strict=True)
-    ordered = sorted(entries, key=lambda entry: getattr(entry[0], "get_gid", str)() == "shared")
-    axis.legend(
-        *zip(*ordered, strict=True), frameon=True, framealpha=0.85, edgecolor="none", handlelength=2.6
-    )
-    return axis
-
-
-def _drawable(logs: np.ndarray) -> np.ndarray:
-    """Natural logarithms as powers of ten; NaN, which breaks a line, for −∞."""
-    return np.where(np.isneginf(logs), np.nan, logs / math.log(10))
-
-
-def _key(key: Any) -> str:
-    """One step of a path in a tree, in words: a tuple is the state of a stack."""
-    if isinstance(key, jax.tree_util.SequenceKey):
-        return f"layer {key.idx + 1}"
-    return jax.tree_util.keystr((key,), simple=True)
-
-
-def _describe(axis: "Axes", x: str, y: str) -> None:
-    """Labels of the axes that have none."""
-    axis.set(xlabel=axis.get_xlabel() or x, ylabel=axis.get_ylabel() or y)
-
-
-def _powers_of_ten(axis: "Axes") -> None:
-    """Whole powers of ten at the ticks, where the range holds two or more of them."""
-    axis.locator_params(axis="y", integer=True)
-    axis.yaxis.set_major_formatter(_power_of_ten)
-
-
-def _power_of_ten(value: float, _: Any = None) -> str:
-    """10^value as text: 10⁻³, 0.32, 3.2·10⁻⁵."""
-    nearest = round(value)
-    if abs(value - nearest) < 1e-6:
-        return f"$10^{{{nearest}}}$"
-    if -3 < value < 3:
-        return f"{10**value:.2g}" if value < 1 else f"{10**value:.0f}"
-    power = math.floor(value)
-    return rf"${10 ** (value - power):.1f}\cdot 10^{{{power}}}$"
-
-
-def _interval(rate: float, low: float, high: float) -> str:
-    """A number with its interval, to the leading digit of the interval's half width."""
-    width = (high - low) / 2
-    if not math.isfinite(rate) or not math.isfinite(width):
-        return _signed(f"{rate:.3g}".replace("inf", "∞"))
-    if width <= 1e-6 * abs(rate) or width == 0:
-        return _signed(f"{rate:.3g}")
-    digits = min(8, max(0, -math.floor(math.log10(width))))
-    return _signed(f"{rate:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]")
-
-
-def _signed(text: str) -> str:
-    return text.replace("-", "−")
 
 
 def _measurements(records: Records) -> tuple[np.ndarray, np.ndarray]:
@@ -794,44 +586,10 @@ def _measurements(records: Records) -> tuple[np.ndarray, np.ndarray]:
             f"records.results has shape {results.shape}; expected ({updates.size}, lags), one curve a measurement. "
             "Index a batch of curves, or average over it, first."
         )
-    return updates[taken], _array("records.results", results[taken], "(M, lags)", 2)
+    return updates[taken], drawing.numbers("records.results", results[taken], "(M, lags)", 2)
 
 
 def _relative(logs: np.ndarray) -> np.ndarray:
     """Curves relative to lag 0; −∞ where there is no gradient there either."""
     start = logs[:, :1]
     return logs - np.where(np.isfinite(start), start, 0)
-
-
-def _increasing(name: str, x: Any, size: int) -> np.ndarray:
-    if x is None:
-        return np.arange(size)
-    x = _array(name, x, f"({size},)", 1, size=size)
-    if (np.diff(x) <= 0).any() or not np.isfinite(x).all():
-        raise ValueError(f"{name} is {x}; expected increasing numbers, one for each entry.")
-    return x
-
-
-def _array(
-    name: str, x: Any, expected: str, ndim: int, *, size: int | None = None, infinite: bool = False
-) -> np.ndarray:
-    """`x` as float64 of the expected shape, without NaN and +∞ (unless `infinite`)."""
-    if not checks.is_concrete(x):
-        raise ValueError(f"{name} has no value yet: draw outside of jit, vmap and grad.")
-    array = np.asarray(x)
-    if array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16":
-        raise ValueError(f"{name} is {array.dtype}; expected numbers, {expected}.")
-    if array.ndim != ndim or array.size == 0 or (size is not None and array.size != size):
-        raise ValueError(
-            f"{name} has shape {array.shape}; expected {expected}, of one sequence. Index a batch, or average over it, "
-            "first."
-        )
-    array = array.astype(float)
-    bad = np.isnan(array) if infinite else np.isnan(array) | np.isposinf(array)
-    if bad.any():
-        index = tuple(int(i) for i in np.argwhere(bad)[0])
-        raise ValueError(
-            f"{name} holds {array[index]:g} at index {index}; expected numbers{'' if infinite else ' or -inf'}. Cut "
-            "off what is not there, such as lags that a time does not have: logs[:t + 1]."
-        )
-    return array

@@ -26,6 +26,7 @@ TIERS = [
     ["bptt", "jacobians"],
     ["decay", "recording", "spectrum", "streaming"],
     ["flow"],
+    ["drawing"],
     ["plotting"],
 ]
 TIER = {name: level for level, names in enumerate(TIERS) for name in names}
@@ -98,7 +99,7 @@ def public_functions():
                     yield pytest.param(function, id=f"{name.removeprefix('rnn_jax.')}.{attribute}")
 
 
-INTERNAL = {"structure", "arguments", "valid", "where_valid"}
+INTERNAL = {"drawing", "structure", "arguments", "valid", "where_valid"}
 """Shared between modules of the package, but not for users: a docstring, no example."""
 
 

@@ -16,7 +16,7 @@ from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from rnn_jax import decay, plotting, spectrum
+from rnn_jax import decay, drawing, plotting, spectrum
 from rnn_jax.recording import Records
 from rnn_jax.spectrum import SingularValues
 
@@ -113,8 +113,8 @@ def test_a_range_within_one_power_of_ten_has_ticks_that_are_no_powers(axis):
     render(axis)
     texts = [text.get_text() for text in axis.get_yticklabels()]
     assert len(set(texts)) == len(texts) > 2
-    assert plotting._power_of_ten(-0.5) == "0.32"
-    assert plotting._power_of_ten(-4.5) == r"$3.2\cdot 10^{-5}$"
+    assert drawing.power_of_ten(-0.5) == "0.32"
+    assert drawing.power_of_ten(-4.5) == r"$3.2\cdot 10^{-5}$"
 
 
 def test_curves_on_one_axis_keep_their_looks_and_share_what_explains_them(axis):
@@ -173,7 +173,7 @@ def test_the_fit_runs_over_its_window_at_its_rate_and_the_legend_says_it(axis):
     ],
 )
 def test_a_rate_is_written_as_exactly_as_it_is_known(interval, text):
-    assert plotting._interval(*interval) == text
+    assert drawing.interval(*interval) == text
 
 
 def test_the_horizon_is_ringed_and_named_and_its_absence_is_said(axis):
