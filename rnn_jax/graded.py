@@ -33,6 +33,10 @@ _BEYOND = 4000
 """2^−4000 is zero in every dtype, and half of it an exponent that `ldexp` takes."""
 
 
+_UNKNOWN = 1e6
+"""The largest variance of a row: of one that is all rounding, which rotations must not make look better."""
+
+
 class Rows(NamedTuple):
     """Rows 2^exponent · mantissa of one matrix.
 
@@ -76,7 +80,7 @@ def multiply(matrix: jax.Array, exponent: jax.Array, error: jax.Array, rows: Row
         mantissa = (matrix * scales) @ rows.mantissa
     squares = (rows.mantissa**2).sum(-1)
     inherited = ((matrix * scales) ** 2 * rows.variance[None, :] + (error * scales) ** 2) @ squares
-    variance = _share(inherited, (mantissa**2).sum(-1))
+    variance = _share(inherited, (mantissa**2).sum(-1), _UNKNOWN)
     return _normalise(Rows(mantissa, largest + exponent, variance))
 
 
@@ -183,14 +187,14 @@ def _rotate(large: Rows, small: Rows) -> tuple[Rows, Rows, jax.Array]:
     uu_new, vv_new = (lax.stop_gradient(x * x).sum(-1) for x in (new_u, new_v))
     lost_u = c * c * (uu * error_u + (r * r * tau) ** 2 * vv * error_v)
     lost_v = c * c * (vv * error_v + tau**2 * uu * error_u)
-    large = Rows(new_u, large.exponent, _share(lost_u, uu_new))
-    small = Rows(new_v, small.exponent, _share(lost_v, vv_new))
+    large = Rows(new_u, large.exponent, _share(lost_u, uu_new, _UNKNOWN))
+    small = Rows(new_v, small.exponent, _share(lost_v, vv_new, _UNKNOWN))
     return large, small, jnp.sqrt(_share(uv * uv, uu * vv))
 
 
-def _share(a: jax.Array, b: jax.Array) -> jax.Array:
-    """a/b, at most 1; 0/0 is 0."""
-    return jnp.where(a < b, a / jnp.where(b > 0, b, 1), jnp.where(a > 0, 1, 0).astype(a.dtype))
+def _share(a: jax.Array, b: jax.Array, most: float = 1.0) -> jax.Array:
+    """a/b, at most `most`; 0/0 is 0."""
+    return jnp.where(a < most * b, a / jnp.where(b > 0, b, 1), jnp.where(a > 0, most, 0).astype(a.dtype))
 
 
 def _where(mask: jax.Array, a: Rows, b: Rows) -> Rows:

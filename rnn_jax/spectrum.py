@@ -361,7 +361,7 @@ def _standard_errors(finite_time: jax.Array, weights: jax.Array, values: jax.Arr
     """√(Σ w (λ_block − λ)² / ((B − 1) Σ w)), infinite where it says nothing."""
     blocks = finite_time.shape[0]
     finite = jnp.isfinite(values)
-    deviations = jnp.where(finite, finite_time - jnp.where(finite, values, 0), 0)
+    deviations = jnp.where(finite, finite_time - jnp.where(finite, values, 0)[None], 0)
     if blocks == 1:
         return jnp.full_like(values, jnp.inf)
     variance = (weights * deviations**2).sum(0) / ((blocks - 1) * weights.sum())
