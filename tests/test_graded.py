@@ -154,17 +154,14 @@ def test_errors_are_honest(float64):
     # 300 matrices in float32 against the decomposition in float64: on average estimates are too large, by far
     # never too small. (Rows are graded by up to 2^−12, so that float64 is exact here.)
     rng = np.random.default_rng(0)
-    ratios = []
-    for size in (3, 8):
-        matrices = rng.normal(size=(150, size, size)) * 2.0 ** rng.integers(-12, 1, (150, size, 1))
-        matrices = matrices.astype(np.float32)
-        expected = np.log(np.linalg.svd(matrices.astype(np.float64), compute_uv=False))
-        result = jax.tree.map(np.asarray, of_each(matrices))
-        assert (result.errors < 1).all()
-        ratios.append(np.abs(result.log_values.astype(np.float64) - expected).ravel() / result.errors.ravel())
-    ratios = np.concatenate(ratios)
+    matrices = rng.normal(size=(300, 6, 6)) * 2.0 ** rng.integers(-12, 1, (300, 6, 1))
+    matrices = matrices.astype(np.float32)
+    expected = np.log(np.linalg.svd(matrices.astype(np.float64), compute_uv=False))
+    result = jax.tree.map(np.asarray, of_each(matrices))
+    assert (result.errors < 1).all()
+    ratios = np.abs(result.log_values.astype(np.float64) - expected) / result.errors
     assert ratios.max() < 10
-    assert np.mean(ratios) > 1e-3
+    assert ratios.mean() > 1e-3
 
 
 def test_what_cancels_is_not_claimed_to_be_known():
@@ -251,10 +248,3 @@ def test_derivatives_of_the_single_values_are_differences(float64):
     _, slopes = jax.jvp(forward, (matrix,), (direction,))
     differences = (forward(matrix + 1e-6 * direction) - forward(matrix - 1e-6 * direction)) / 2e-6
     np.testing.assert_allclose(slopes, differences, atol=1e-7)
-
-
-def test_vmap_is_the_batch(float64):
-    matrices = np.random.default_rng(0).normal(size=(3, 5, 5)) * 2.0 ** -np.arange(0, 50, 10)[:, None]
-    batch = of_each(matrices)
-    for one, matrix in zip(batch.log_values, matrices, strict=True):
-        np.testing.assert_allclose(one, singular_values(matrix).log_values, atol=1e-12)

@@ -8,17 +8,26 @@ import numpy as np
 import pytest
 from scipy.special import digamma, polygamma
 
-from rnn_jax import cells, initializers, jacobians, spectrum
+from rnn_jax import cells, jacobians, spectrum
 from rnn_jax import unroll as unrolling
 from tests.cases import D, N, example
 
 OPTIONS = ("k", "align", "every", "blocks", "accuracy", "burn_in")
-along = jax.jit(spectrum.lyapunov, static_argnums=0, static_argnames=OPTIONS)
-of_stack = jax.jit(spectrum.lyapunov_from_jacobians, static_argnames=OPTIONS[:-1])
-singular_values = jax.jit(spectrum.log_singular_values, static_argnames=("lags", "accuracy"))
-of_steps = jax.jit(spectrum.step_log_singular_values, static_argnames="accuracy")
-state_jacobians = jax.jit(jacobians.state_jacobians, static_argnums=0)
-final_state = jax.jit(unrolling.final_state, static_argnums=0)
+
+
+def compiled(function, **options):
+    """Results as NumPy arrays: comparing those of JAX would compile each comparison."""
+    run = jax.jit(function, **options)
+    return lambda *args, **kwargs: jax.tree.map(np.asarray, run(*args, **kwargs))
+
+
+along = compiled(spectrum.lyapunov, static_argnums=0, static_argnames=OPTIONS)
+of_stack = compiled(spectrum.lyapunov_from_jacobians, static_argnames=OPTIONS[:-1])
+singular_values = compiled(spectrum.log_singular_values, static_argnames=("lags", "accuracy"))
+of_steps = compiled(spectrum.step_log_singular_values, static_argnames="accuracy")
+state_jacobians = compiled(jacobians.state_jacobians, static_argnums=0)
+unroll = compiled(unrolling.unroll, static_argnums=0)
+drive = compiled(lambda cell, params, xs, h: cell.drive(params, xs) + cell.recur(params, h), static_argnums=0)
 
 LINEAR = cells.elman(cells.identity)
 EVERYTHING = {"burn_in": 0, "align": 0}
@@ -113,7 +122,7 @@ class TestLinearNetworks:
         w = np.random.default_rng(4).normal(size=(6, 6)) / np.sqrt(6)
         eigenvalues = np.linalg.eigvals(w)
         assert 0 < (eigenvalues.imag != 0).sum() < 6
-        result = along(LINEAR, linear_network(w), jnp.ones(6), jnp.zeros((self.STEPS, 1)))
+        result = along(LINEAR, linear_network(w), np.ones(6), np.zeros((self.STEPS, 1)))
         assert result.resolved.all()
         assert self.converged(result.values, w)
         assert not self.converged(result.values, 1.02 * w)
@@ -121,14 +130,14 @@ class TestLinearNetworks:
     def test_prescribed_eigenvalues_in_a_basis_that_is_not_orthogonal(self, float64):
         basis = np.random.default_rng(1).normal(size=(6, 6))
         w = basis @ np.diag([0.2, 1.5, -0.7, 1.0, 0.5, 0.1]) @ np.linalg.inv(basis)
-        result = along(LINEAR, linear_network(w), jnp.zeros(6), jnp.zeros((self.STEPS, 1)))
+        result = along(LINEAR, linear_network(w), np.zeros(6), np.zeros((self.STEPS, 1)))
         assert self.converged(result.values, w)
         assert np.abs(np.log(np.linalg.svd(w, compute_uv=False)) - result.values).max() > 0.1
 
     @pytest.mark.parametrize("gain", [0.5, 1.0, 1.25])
     def test_orthogonal_weights_have_all_exponents_equal_to_log_gain(self, gain, dtype):
-        w = initializers.orthogonal(gain)(jax.random.key(0), (6, 6), dtype)
-        result = of_stack(jnp.broadcast_to(w, (self.STEPS, 6, 6)))
+        w = gain * orthogonal(np.random.default_rng(0), 6, 6)
+        result = of_stack(constant(w, self.STEPS, dtype))
         np.testing.assert_allclose(result.values, np.log(gain), atol=10 * jnp.finfo(dtype).eps)
         assert result.resolved.all()
         assert result.standard_errors.max() < 10 * jnp.finfo(dtype).eps
@@ -162,7 +171,7 @@ class TestDeterminants:
     def test_elman(self, every, float64):
         cell = cells.elman()
         params, state, xs = example(cell, float64, batch=(), steps=101)
-        h = unrolling.unroll(cell, params, state, xs)
+        h = unroll(cell, params, state, xs)
         expected = np.log(1 - np.asarray(h) ** 2).sum(-1).mean() + np.linalg.slogdet(params.w_hh)[1]
         result = along(cell, params, state, xs, **EVERYTHING, every=every, blocks=7)
         assert result.block_steps.sum() == 101
@@ -172,9 +181,9 @@ class TestDeterminants:
         # log|det J| = Σ log f + Σ log|tanh(c_t) o (1 − o)| + log|det W_ho|.
         cell = cells.lstm()
         params, state, xs = example(cell, float64, batch=(), steps=101)
-        states = unrolling.unroll(cell, params, state, xs)
-        previous = unrolling.previous_states(state, states)
-        a = np.asarray(cell.drive(params, xs) + cell.recur(params, previous.h))
+        states = unroll(cell, params, state, xs)
+        previous = np.concatenate([np.asarray(state.h)[None], states.h[:-1]])
+        a = drive(cell, params, xs, previous)
         f, o = 1 / (1 + np.exp(-a[:, 1])), 1 / (1 + np.exp(-a[:, 3]))
         log_det = (np.log(f) + np.log(np.abs(np.tanh(states.c) * o * (1 - o)))).sum(-1)
         expected = log_det.mean() + np.linalg.slogdet(params.w_hh[3])[1]
@@ -193,7 +202,7 @@ def cat(params, state, x):
 class TestMaps:
     def test_henon(self, float64):
         # λ .41922, −1.62319; dimension 1.25827.
-        result = along(henon, 1.4, jnp.array([0.1, 0.1]), jnp.zeros((20_000, 1)))
+        result = along(henon, 1.4, np.array([0.1, 0.1]), np.zeros((20_000, 1)))
         assert abs(result.values.sum() - np.log(0.3)) < 1e-12
         assert 5e-4 < result.standard_errors[0] < 5e-3
         assert abs(result.values[0] - 0.41922) < 3 * result.standard_errors[0]
@@ -202,7 +211,7 @@ class TestMaps:
         assert result.resolved.all()
 
     def test_the_cat_map_exactly(self, float64):
-        result = along(cat, None, jnp.array([0.1, 0.3]), jnp.zeros((500, 1)))
+        result = along(cat, None, np.array([0.1, 0.3]), np.zeros((500, 1)))
         golden = np.log((3 + np.sqrt(5)) / 2)
         assert abs(golden - 0.9624236501) < 1e-10
         np.testing.assert_allclose(result.values, [golden, -golden], atol=1e-14)
@@ -211,14 +220,14 @@ class TestMaps:
         # h = (relu(μ y), relu(2 μ y − μ)) of y = h_1 − h_2 is the tent of slope μ; every Jacobian has rank one.
         slope = 1.9
         params = cells.ElmanParams(
-            w_xh=jnp.zeros((2, 1)),
-            w_hh=jnp.array([[slope, -slope], [2 * slope, -2 * slope]]),
-            b_h=jnp.array([0.0, -slope]),
+            w_xh=np.zeros((2, 1)),
+            w_hh=np.array([[slope, -slope], [2 * slope, -2 * slope]]),
+            b_h=np.array([0.0, -slope]),
         )
         result = along(
-            cells.elman(jax.nn.relu), params, jnp.array([0.4, 0.0]), jnp.zeros((2000, 1)), **EVERYTHING
+            cells.elman(jax.nn.relu), params, np.array([0.4, 0.0]), np.zeros((2000, 1)), **EVERYTHING
         )
-        y = np.ravel(result.last.state @ jnp.array([1.0, -1.0]))
+        y = result.last.state @ np.array([1.0, -1.0])
         assert 0 < y < 1
         assert abs(result.values[0] - np.log(slope)) < 3 / 2000
         assert result.resolved[0]
@@ -251,6 +260,11 @@ class TestOrder:
         assert np.abs(values[2] - np.log(np.linalg.svd(b @ c)[1])).max() > 0.01
 
 
+def diverge(kind, state, x):
+    linear = 4 * state
+    return jnp.stack([1 - 4 * state**2, jnp.where(state > 1e6, jnp.inf, linear), linear])[kind]
+
+
 def swap(params, state, x):
     """A step of one's own, with a tree for a state."""
     return {"u": jnp.tanh(params * state["v"] + x), "v": state["u"][::-1] * x}
@@ -275,12 +289,13 @@ class TestTwins:
             params, state, xs = example(step, float64, batch=(), steps=40)
         align = 5 if name == "own" else 0
         result = along(step, params, state, xs, burn_in=4, align=align)
-        stack = state_jacobians(step, params, final_state(step, params, state, xs[:4]), xs[4:])
+        states = unroll(step, params, state, xs)
+        stack = state_jacobians(step, params, jax.tree.map(lambda leaf: leaf[3], states), xs[4:])
         expected = of_stack(stack, align=align)
         assert result.block_steps.sum() == 36 - align
         assert result.resolved.all()
         assert_same(result._replace(last=result.last.frame), expected._replace(last=expected.last.frame))
-        assert_same(result.last.state, final_state(step, params, state, xs))
+        assert_same(result.last.state, jax.tree.map(lambda leaf: leaf[-1], states))
 
     def test_k_exponents_are_the_first_k_of_all(self, float64):
         cell = CELLS["lstm"]
@@ -344,29 +359,30 @@ class TestLongSums:
         a, b = np.float32([0.9 * np.cos(1.0), 0.9 * np.sin(1.0)])
         exact = 0.5 * np.log(np.float64(a) ** 2 + np.float64(b) ** 2)
         steps = 110_000
-        stack = jnp.broadcast_to(jnp.array([[a, -b], [b, a]]), (steps, 2, 2))
+        stack = constant([[a, -b], [b, a]], steps)
         result = of_stack(stack, blocks=1)
         assert np.abs(result.values - exact).max() < np.finfo(np.float32).eps / 4
         naive = np.cumsum(np.full(steps, exact, np.float32))[-1] / np.float64(steps)
         assert abs(naive - exact) > 1e-5  # the sum one by one in float32
 
     def test_the_compensation_is_what_it_takes(self):
-        # Sums of ln .9 in float32, with the carry of the library and without.
-        term = jnp.full(1, np.log(0.9), jnp.float32)
-        zeros = jnp.zeros((1, 1))
-        start = spectrum._Sums(zeros, zeros, jnp.zeros((1, 1), bool), zeros, jnp.ones(1, int))
+        # 100 000 times ln .9 in float32, with what the sum has lost and without.
+        length = np.full(1, 0.9, np.float32)
+        zeros = np.zeros((1, 1), np.float32)
+        start = spectrum._Sums(zeros, zeros, np.zeros((1, 1), bool), zeros, np.ones(1, int))
 
         @jax.jit
         def total():
             def body(_, sums):
-                return spectrum._add(sums, 0, jnp.exp(term), jnp.array(1e-6), jnp.zeros((), jnp.int32))
+                return spectrum._add(sums, 0, length, jnp.float32(1e-6), jnp.int32(0))
 
             return jax.lax.fori_loop(0, 100_000, body, start)
 
         sums = total()
-        exact = 100_000 * np.float64(jnp.log(jnp.exp(term))[0])
-        assert abs(np.float64(sums.logs[0, 0]) + np.float64(sums.compensation[0, 0]) - exact) < 1e-3
-        assert abs(np.float64(sums.logs[0, 0]) - exact) > 1
+        exact = 100_000 * np.float64(jnp.log(length)[0])
+        plain, lost = np.float64(sums.logs[0, 0]), np.float64(sums.compensation[0, 0])
+        assert abs(plain + lost - exact) < 1e-3
+        assert abs(plain - exact) > 1
 
 
 class TestSingularSteps:
@@ -410,8 +426,8 @@ class TestSingularSteps:
         rng = np.random.default_rng(0)
         w, bias = np.exp(rng.normal(size=(N, N))) / 15, np.zeros(N)
         bias[:dead] = -1e3
-        params = cells.ElmanParams(w_xh=jnp.zeros((N, 1)), w_hh=jnp.asarray(w), b_h=jnp.asarray(bias))
-        result = along(cell, params, jnp.full(N, 1e-3), jnp.zeros((400, 1)))
+        params = cells.ElmanParams(w_xh=np.zeros((N, 1)), w_hh=w, b_h=bias)
+        result = along(cell, params, np.full(N, 1e-3), np.zeros((400, 1)))
         values = self.lost(result, np.arange(N) >= N - dead)
         alive = np.log(np.sort(np.abs(np.linalg.eigvals(w[dead:, dead:])))[::-1])
         assert np.abs(values[: N - dead] - alive).max() < 20 / 400
@@ -420,8 +436,10 @@ class TestSingularSteps:
         # tanh(c_t) = 0 cuts h_t from its output gate: N of 2 N exponents are left. All gates are ½, g = 0, so that
         # h_t = c_t/2 and c_t = (½ + ¼ W_g) c_{t−1} to first order.
         cell = cells.lstm()
-        params = cell.init(jax.random.key(0), D, N, kernel=initializers.zeros)
-        result = along(cell, params, cell.initial_state(params), jnp.zeros((400, D)), **EVERYTHING)
+        params = example(cell, np.float32).params
+        params = params._replace(w_xh=np.zeros_like(params.w_xh), b_h=np.zeros_like(params.b_h))
+        state = jax.tree.map(np.zeros_like, example(cell, np.float32, batch=()).state)
+        result = along(cell, params, state, np.zeros((400, D)), **EVERYTHING)
         values = self.lost(result, np.arange(2 * N) >= N)
         matrix = 0.5 * np.eye(N) + 0.25 * np.asarray(params.w_hh[2])
         left = np.log(np.sort(np.abs(np.linalg.eigvals(matrix)))[::-1])
@@ -450,24 +468,15 @@ class TestSingularSteps:
         difference = np.asarray(extreme.values) - np.asarray(plain.values)
         np.testing.assert_allclose(difference, scale * np.log(2), atol=2 * abs(scale) * eps)
 
-    @pytest.mark.parametrize(
-        "step",
-        [
-            lambda p, s, x: 1 - p * s**2,  # J = −2 p s overflows
-            lambda p, s, x: jnp.where(s > 1e6, jnp.inf, p * s),  # J = 0 from there on
-            lambda p, s, x: p * s,  # J = p, whatever the state
-        ],
-    )
-    def test_a_trajectory_that_diverges_gives_nan_and_says_so(self, step):
-        result = along(step, 4.0, np.ones(2, np.float32), np.zeros((100, 1), np.float32), **EVERYTHING)
+    @pytest.mark.parametrize("kind", [0, 1, 2])
+    def test_a_trajectory_that_diverges_gives_nan_and_says_so(self, kind):
+        # In the second J is 0 from where the state is infinite, and in the third 4 whatever the state.
+        result = along(diverge, kind, np.ones(2, np.float32), np.zeros((100, 1), np.float32), **EVERYTHING)
         assert np.isnan(result.values).all()
         assert np.isnan(result.upper_bounds).all()
         assert not result.resolved.any()
         assert (result.standard_errors == np.inf).all()
-        if step(4.0, jnp.ones(2), 0)[0] > 0:
-            np.testing.assert_allclose(
-                result.finite_time[0], np.log(4.0), rtol=1e-5
-            )  # as long as it was finite
+        assert kind == 0 or np.abs(result.finite_time[0] - np.log(4)).max() < 1e-5  # as long as it was finite
 
     @pytest.mark.parametrize("bad", [np.nan, np.inf])
     def test_jacobians_that_are_not_finite_give_nan_under_jit(self, bad):
@@ -689,7 +698,7 @@ class TestSummaries:
             assert rate(np.array(exponents, np.float32)) == expected, exponents
 
     def test_exponents_that_were_left_out_are_missed(self):
-        leading = jnp.array([0.5, 0.1])
+        leading = np.array([0.5, 0.1], np.float32)
         with pytest.raises(ValueError, match=r"2 exponents sum to 0.6.*Give more exponents, or size=S"):
             spectrum.kaplan_yorke(leading)
         with pytest.raises(
@@ -697,7 +706,7 @@ class TestSummaries:
         ):
             spectrum.entropy_rate(leading)
         with pytest.raises(ValueError, match="sum to 0"):
-            spectrum.kaplan_yorke(jnp.array([0.0]))
+            spectrum.kaplan_yorke(np.array([0.0]))
         for function in (spectrum.kaplan_yorke, spectrum.entropy_rate):
             with pytest.raises(ValueError, match="left out"):
                 function(leading, size=3)
@@ -706,10 +715,10 @@ class TestSummaries:
         assert spectrum.kaplan_yorke(leading, size=2) == 2
         assert jax.jit(partial(spectrum.kaplan_yorke, size=2))(leading) == 2
         assert abs(spectrum.entropy_rate(leading, size=2) - 0.6) < 1e-6
-        assert abs(jax.jit(spectrum.entropy_rate)(jnp.array([0.5, -0.1])) - 0.5) < 1e-6
+        assert abs(jax.jit(spectrum.entropy_rate)(np.array([0.5, -0.1])) - 0.5) < 1e-6
 
     def test_what_is_not_known_has_no_dimension(self):
-        unknown = jnp.array([0.5, jnp.nan, -1.0])
+        unknown = np.array([0.5, np.nan, -1.0])
         assert np.isnan(spectrum.kaplan_yorke(unknown))
         assert np.isnan(spectrum.entropy_rate(unknown))
         assert np.isnan(spectrum.entropy_rate(unknown, size=3))
@@ -717,10 +726,10 @@ class TestSummaries:
     @pytest.mark.parametrize("function", [spectrum.kaplan_yorke, spectrum.entropy_rate])
     def test_a_batch_is_for_vmap(self, function):
         with pytest.raises(ValueError, match=r"shape \(2, 2\); expected \(k,\).*vmap"):
-            function(jnp.ones((2, 2)))
+            function(np.ones((2, 2)))
         with pytest.raises(ValueError, match="k >= 1"):
-            function(jnp.ones(0))
-        exponents = jnp.array([[0.5, -1.0], [-0.5, -1.0]])
+            function(np.ones(0))
+        exponents = np.array([[0.5, -1.0], [-0.5, -1.0]])
         np.testing.assert_allclose(jax.vmap(function)(exponents), [function(row) for row in exponents])
 
     def test_participation_counts_the_weights_that_matter(self):
@@ -752,17 +761,17 @@ class TestBadInput:
         ],
     )
     def test_options_out_of_range_are_named(self, options, message):
-        stack = jnp.ones((20, 3, 3))
+        stack = np.ones((20, 3, 3))
         with pytest.raises(ValueError, match=message):
             spectrum.lyapunov_from_jacobians(stack, **options)
         with pytest.raises(ValueError, match=message):
             spectrum.lyapunov(
-                lambda p, s, x: s, None, jnp.ones(3), jnp.ones((20, 1)), **{"burn_in": 0} | options
+                lambda p, s, x: s, None, np.ones(3), np.ones((20, 1)), **{"burn_in": 0} | options
             )
 
     def test_burn_in_and_alignment_leave_something_to_count(self):
         def run(**options):
-            return spectrum.lyapunov(lambda p, s, x: s, None, jnp.ones(3), jnp.ones((20, 1)), **options)
+            return spectrum.lyapunov(lambda p, s, x: s, None, np.ones(3), np.ones((20, 1)), **options)
 
         with pytest.raises(
             ValueError, match="burn_in is 10 and align 10, and there are 20 steps: none is left"
@@ -780,12 +789,12 @@ class TestBadInput:
     )
     def test_stacks_are_square_and_finite(self, function):
         for stack, message in [
-            (jnp.ones((3, 3)), r"shape \(3, 3\); expected \(T, S, S\)"),
-            (jnp.ones((2, 4, 3, 3)), "vmap"),
-            (jnp.ones((0, 3, 3)), "T >= 1"),
-            (jnp.ones((4, 3, 2)), r"expected \(T, S, S\)"),
-            (jnp.ones((4, 3, 3), int), "floating point"),
-            (jnp.ones((4, 3, 3)).at[2, 0, 1].set(jnp.nan), r"1 entry .* index \(2, 0, 1\)"),
+            (np.ones((3, 3)), r"shape \(3, 3\); expected \(T, S, S\)"),
+            (np.ones((2, 4, 3, 3)), "vmap"),
+            (np.ones((0, 3, 3)), "T >= 1"),
+            (np.ones((4, 3, 2)), r"expected \(T, S, S\)"),
+            (np.ones((4, 3, 3), int), "floating point"),
+            (np.where(np.arange(36).reshape(4, 3, 3) == 19, np.nan, 1.0), r"1 entry .* index \(2, 0, 1\)"),
         ]:
             with pytest.raises(ValueError, match=message):
                 function(stack)
@@ -793,28 +802,26 @@ class TestBadInput:
     @pytest.mark.parametrize("function", [spectrum.log_singular_values, spectrum.step_log_singular_values])
     def test_an_accuracy_beyond_the_dtype_is_refused(self, function):
         with pytest.raises(ValueError, match=r"accuracy is 1e-09, but a step in float32 .*float64"):
-            function(jnp.ones((4, 3, 3)), accuracy=1e-9)
+            function(np.ones((4, 3, 3)), accuracy=1e-9)
         with pytest.raises(ValueError, match="accuracy is nan; expected a positive number"):
-            function(jnp.ones((4, 3, 3)), accuracy=float("nan"))
+            function(np.ones((4, 3, 3)), accuracy=float("nan"))
 
     @pytest.mark.parametrize("lag", [-1, 5, 1.0, True])
     def test_lags_are_integers_up_to_the_number_of_steps(self, lag):
         with pytest.raises(ValueError, match=rf"lag is {lag}; expected an integer in \[0, T\] with T = 4"):
-            spectrum.log_singular_values(jnp.ones((4, 3, 3)), lags=[1, lag])
+            spectrum.log_singular_values(np.ones((4, 3, 3)), lags=[1, lag])
 
     def test_no_lag_is_too_few(self):
         with pytest.raises(ValueError, match="lags is empty"):
-            spectrum.log_singular_values(jnp.ones((4, 3, 3)), lags=[])
+            spectrum.log_singular_values(np.ones((4, 3, 3)), lags=[])
 
     def test_a_run_goes_on_as_it_began(self):
         def run(steps=20, **options):
             return spectrum.lyapunov(
-                lambda p, s, x: 0.5 * s, None, jnp.ones(3), jnp.ones((steps, 1)), **options
+                lambda p, s, x: 0.5 * s, None, np.ones(3), np.ones((steps, 1)), **options
             )
 
-        first = jax.tree.map(
-            lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(partial(run, k=2))
-        )
+        first = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), jax.eval_shape(partial(run, k=2)))
         with pytest.raises(
             ValueError, match=r"shape \(3, 2\); expected \(S, k\) = \(3, 3\). Ask for the same k"
         ):
@@ -861,5 +868,5 @@ class TestRepr:
             printed = []
             jax.eval_shape(lambda result, printed=printed: printed.append(repr(result)), result)
             assert printed[0].startswith(f"{name}(values=float64[")
-            batch = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), result)
+            batch = jax.tree.map(lambda leaf: np.stack([leaf, leaf]), result)
             assert repr(batch) == f"the first of a batch of (2,)\n{result!r}"
