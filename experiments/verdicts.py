@@ -11,6 +11,7 @@ control does not fail, the test cannot tell true from false, and the verdict is 
 """
 
 import math
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -196,3 +197,19 @@ def judge(
         remark="; ".join(filter(None, (premise, remark))),
         **fields,
     )
+
+
+def lines(verdicts: Sequence[Verdict]) -> list[str]:
+    """Verdicts as they are printed: claim, numbers and control, at most 98 columns."""
+    printed = []
+    for verdict in verdicts:
+        printed += textwrap.wrap(f"{verdict.outcome.upper()}: {verdict.claim}", 98, subsequent_indent="    ")
+        printed += textwrap.wrap(
+            f"{verdict.measured} {verdict.unit}, expected {verdict.expected}; "
+            f"control ({verdict.control}) {verdict.control_measured}: {verdict.control_outcome}"
+            + (f"; {verdict.remark}" if verdict.remark else ""),
+            98,
+            initial_indent="    ",
+            subsequent_indent="    ",
+        )
+    return printed

@@ -25,7 +25,7 @@ MISTAKES = [
     ({"learning_rate": float("nan")}, "learning_rate is nan"),
     ({"clip_norm": 0.0}, "clip_norm is 0.0"),
     ({"updates": 150, "chunk": 100}, "updates is 150 and chunk 100; expected a multiple"),
-    ({"fit_first": 59}, "three lags for a line"),
+    ({"fit_first": 59}, "3 lags for a line"),
     ({"lags_shown": (1, 65)}, r"lags_shown is \(1, 65\)"),
     ({"lags_shown": ()}, "one or more lags"),
 ]

@@ -1,26 +1,13 @@
 """The experiment's settings and tolerances, all fixed before the run, each with its reason."""
 
 import dataclasses
-import math
+
+from experiments import common
 
 STEPS = 64
 """T: an 8 × 8 image, one pixel a step."""
 
 CLASSES = 10
-
-
-def _within(name: str, value: int, low: int, high: int) -> None:
-    if not low <= value <= high:
-        raise ValueError(
-            f"{name} is {value}; expected an integer in [{low}, {high}]. Pass --{name.replace('_', '-')}."
-        )
-
-
-def _strictly_between(name: str, value: float, low: float, high: float) -> None:
-    if not (math.isfinite(value) and low < value < high):
-        raise ValueError(
-            f"{name} is {value}; expected a number in ({low:g}, {high:g}). Pass --{name.replace('_', '-')}."
-        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +78,7 @@ class Config:
             ("fit_first", 1, STEPS - 2),
             ("fit_last", 3, STEPS),
         ):
-            _within(name, getattr(self, name), low, high)
+            common.within(name, getattr(self, name), low, high)
         for name, low, high in (
             ("gain_below", 0.0, 0.5),
             ("gain_at", 0.0, 10.0),
@@ -106,22 +93,14 @@ class Config:
             ("gate_margin", 0.0, 100.0),
             ("accuracy_margin", 0.0, 100.0),
         ):
-            _strictly_between(name, getattr(self, name), low, high)
+            common.strictly_between(name, getattr(self, name), low, high)
         if not self.gain_below < self.gain_at < self.gain_above:
             raise ValueError(
                 f"gain_below, gain_at, gain_above are {self.gain_below}, {self.gain_at}, {self.gain_above}; "
                 "expected them in increasing order. Change one of them."
             )
-        if self.updates % self.chunk:
-            raise ValueError(
-                f"updates is {self.updates} and chunk {self.chunk}; expected a multiple of chunk. Take "
-                f"updates = {max(1, round(self.updates / self.chunk)) * self.chunk}, or a chunk that divides it."
-            )
-        if self.fit_last - self.fit_first < 2:
-            raise ValueError(
-                f"fit_first and fit_last are {self.fit_first} and {self.fit_last}; expected fit_last >= "
-                "fit_first + 2, three lags for a line."
-            )
+        common.whole_chunks(self.updates, self.chunk)
+        common.window_of_lags(self.fit_first, self.fit_last, 3)
         if not self.lags_shown or any(not 1 <= lag <= STEPS for lag in self.lags_shown):
             raise ValueError(
                 f"lags_shown is {self.lags_shown}; expected one or more lags in [1, {STEPS}], the length of a sequence."

@@ -7,6 +7,8 @@ the background would be an input of exactly 0, and ReLU networks with zero biase
 
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
@@ -41,3 +43,8 @@ def load(test_size: int) -> Digits:
         test_xs=sequences(test),
         test_labels=test_labels.astype(np.int32),
     )
+
+
+def draw_batches(keys: jax.Array, updates: int, batch_size: int, size: int) -> jax.Array:
+    """Indices in [0, size) of each update's batch, with replacement, one key a run: `(R, U, B)`."""
+    return jax.vmap(lambda key: jax.random.randint(key, (updates, batch_size), 0, size, jnp.int32))(keys)

@@ -1,12 +1,13 @@
 """The run: every network before and after training, and the controls of the verdicts."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import common
 from experiments.digits import data, measurement, training
 from experiments.digits.config import STEPS, Config
 from experiments.digits.measurement import Profile
@@ -70,12 +71,7 @@ class _Flow(NamedTuple):
     trained: PyTree
 
 
-def _no_progress(steps: Iterable, label: str, scale: int) -> Iterable:
-    del label, scale
-    return steps
-
-
-def run(config: Config, key: jax.Array, progress: Callable = _no_progress) -> Result:
+def run(config: Config, key: jax.Array, progress: Callable = common.no_progress) -> Result:
     """Train and measure all networks.
 
     Args:
@@ -86,11 +82,7 @@ def run(config: Config, key: jax.Array, progress: Callable = _no_progress) -> Re
     Raises:
       ValueError: float64 is not enabled in JAX.
     """
-    if not jax.config.jax_enable_x64:
-        raise ValueError(
-            "jax_enable_x64 is False; the digits experiment measures in float64. Call "
-            'jax.config.update("jax_enable_x64", True) first, as `python -m experiments` does.'
-        )
+    common.require_float64("digits")
     digits = data.load(config.test_size)
     key_init, key_train, key_controls = jax.random.split(key, 3)
     flows = [
@@ -125,7 +117,7 @@ def _flow(
     # Not jitted: the random numbers of six networks would be compiled six times.
     start = jax.vmap(network.init)(jax.random.split(key_init, seeds))
     before = _measure(config, network, start, digits)
-    batches = training.draw_batches(
+    batches = data.draw_batches(
         jax.random.split(key_train, seeds), config.updates, config.batch_size, digits.train_labels.size
     )
     trained = training.train(

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from experiments.common import double
 from rnn_jax import bptt, cells, jacobians, losses, products, unroll
 from rnn_jax.types import Cell, PyTree
 
@@ -50,7 +51,7 @@ def profile(
       labels: `(E,)`.
       lags: L lags in [1, T].
     """
-    params, xs = _double(params), _double(xs)
+    params, xs = double(params), double(xs)
     along = jax.block_until_ready(_along_sequences(cell, tuple(lags))(params, (xs, labels)))
     step_norms, log_singular_values = jax.block_until_ready(_decompose(along.steps, along.at_lags))
     return Profile(
@@ -64,7 +65,7 @@ def profile(
 
 def gradients_by_lag(cell: Cell, params: PyTree, xs: jax.Array, labels: jax.Array) -> jax.Array:
     """ln‖∂L/∂h_{T−n}‖ for n = 0 … T, `(R, E, T + 1)`: a part of `profile`. Arguments as there."""
-    return _gradients_by_lag(cell)(_double(params), (_double(xs), labels))
+    return _gradients_by_lag(cell)(double(params), (double(xs), labels))
 
 
 def linear_log_norms(w_hh: jax.Array, steps: int) -> jax.Array:
@@ -143,10 +144,6 @@ def _linear_log_norms(w_hh: jax.Array, steps: int) -> jax.Array:
         return products.log_norms(jacobians.structured(cell, params, jnp.zeros(n), jnp.zeros((steps, 1))))
 
     return jax.vmap(one_network)(w_hh)
-
-
-def _double(tree: PyTree) -> PyTree:
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), tree)
 
 
 def _log_gradients(cell: Cell, params: PyTree, xs: jax.Array, labels: jax.Array) -> jax.Array:

@@ -1,21 +1,19 @@
 """What a run prints: a row for each network with and without clipping, then the verdicts."""
 
-import textwrap
-
 import numpy as np
 
 from experiments.digits import claims
 from experiments.digits.config import Config
 from experiments.digits.flow import CLIPPED, UNCLIPPED, Result
 from experiments.digits.networks import networks
-from experiments.verdicts import Verdict
+from experiments.verdicts import Verdict, lines
 
 _ROW = "{:10} {:>5} {:>13} {:>15} {:>14} {:>13} {:>12} {:>10}"
 
 
 def text(config: Config, result: Result, verdicts: list[Verdict]) -> str:
     """The whole table, at most 100 columns."""
-    return "\n".join([*_header(config), *_rows(config, result), "", *_verdicts(verdicts)])
+    return "\n".join([*_header(config), *_rows(config, result), "", *lines(verdicts)])
 
 
 def _header(config: Config) -> list[str]:
@@ -58,18 +56,3 @@ def _spread(samples: np.ndarray, digits: int) -> str:
     if not np.isfinite(samples).all():
         return f"0 in {(~np.isfinite(samples)).sum()} of {samples.size}"
     return f"{samples.mean():.{digits}f} ± {samples.std(ddof=1):.{digits}f}"
-
-
-def _verdicts(verdicts: list[Verdict]) -> list[str]:
-    lines = []
-    for verdict in verdicts:
-        lines += textwrap.wrap(f"{verdict.outcome.upper()}: {verdict.claim}", 98, subsequent_indent="    ")
-        lines += textwrap.wrap(
-            f"{verdict.measured} {verdict.unit}, expected {verdict.expected}; "
-            f"control ({verdict.control}) {verdict.control_measured}: {verdict.control_outcome}"
-            + (f"; {verdict.remark}" if verdict.remark else ""),
-            98,
-            initial_indent="    ",
-            subsequent_indent="    ",
-        )
-    return lines

@@ -103,11 +103,6 @@ def train(
     )
 
 
-def draw_batches(keys: jax.Array, updates: int, batch_size: int, size: int) -> jax.Array:
-    """Indices in [0, size) of each update's batch, with replacement, one key a run: `(R, U, B)`."""
-    return jax.vmap(lambda key: jax.random.randint(key, (updates, batch_size), 0, size, jnp.int32))(keys)
-
-
 def loss(cell: Cell, params: PyTree, xs: jax.Array, labels: jax.Array) -> jax.Array:
     """Mean cross-entropy of the readout of h_T, for sequences `(T, B, 1)` and labels `(B,)`, in nats."""
     cell_params, readout_params = params
