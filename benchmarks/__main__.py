@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import gradient, harness
+from benchmarks import gradient, harness, laboratory
 
-BENCHMARKS = {"gradient": gradient}
+BENCHMARKS = {"gradient": gradient, "laboratory": laboratory}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

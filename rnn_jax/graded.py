@@ -21,16 +21,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rnn_jax.products import rescale, times_power_of_two
+from rnn_jax.products import power_of_two, rescale
 
 _SWEEPS = 30
 """Convergence is quadratic in the end: 4 to 10 sweeps are usual, and more than 30 have not been seen to help."""
 
 _ABSENT = -(2**28)
 """The exponent of a row of zeros: below that of every other row."""
-
-_BEYOND = 4000
-"""2^−4000 is zero in every dtype, and half of it an exponent that `ldexp` takes."""
 
 
 _UNKNOWN = 1e6
@@ -75,7 +72,7 @@ def multiply(matrix: jax.Array, exponent: jax.Array, error: jax.Array, rows: Row
     """
     reached = jnp.where(jnp.triu(jnp.ones_like(matrix)) > 0, rows.exponent[None, :], _ABSENT)
     largest = reached.max(1)
-    scales = times_power_of_two(jnp.ones_like(matrix), jnp.maximum(reached - largest[:, None], -_BEYOND))
+    scales = power_of_two(reached - largest[:, None], matrix.dtype)
     with jax.default_matmul_precision("highest"):
         mantissa = (matrix * scales) @ rows.mantissa
     squares = (rows.mantissa**2).sum(-1)
@@ -169,7 +166,7 @@ def _rotate(large: Rows, small: Rows) -> tuple[Rows, Rows, jax.Array]:
     """Make pairs of rows orthogonal; also the |cosine| of each pair before."""
     # To first order dσ = uᵀ dA v, with the rotations as they are: they have no derivative where two σ are equal.
     u, v = lax.stop_gradient((large.mantissa, small.mantissa))
-    r = times_power_of_two(jnp.ones_like(u[:, 0]), jnp.maximum(small.exponent - large.exponent, -_BEYOND))
+    r = power_of_two(small.exponent - large.exponent, u.dtype)
     uu, vv, uv = (u * u).sum(-1), (v * v).sum(-1), (u * v).sum(-1)
     delta = (uu - r * r * vv) / 2
     root = jnp.sqrt(delta * delta + (r * uv) ** 2)

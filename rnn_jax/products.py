@@ -28,6 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import DTypeLike
 
 from rnn_jax import checks, tables
 
@@ -60,19 +61,40 @@ def rescale(x: jax.Array, axes: int | tuple[int, ...] = (-2, -1)) -> Scaled:
     >>> rescale(jnp.array([[3.0, 0.5], [0.0, 0.0]]), axes=-1).exponent
     Array([2, 0], dtype=int32)
     """
-    _, exponent = jnp.frexp(lax.stop_gradient(jnp.abs(x).max(axes, keepdims=True)))
-    return Scaled(mantissa=times_power_of_two(x, -exponent), exponent=exponent.squeeze(axes))
+    _, exponent = jnp.frexp(lax.stop_gradient(jnp.abs(x).max(axes)))
+    return Scaled(mantissa=times_power_of_two(x, -exponent, axes), exponent=exponent)
 
 
-def times_power_of_two(x: jax.Array, exponent: jax.Array) -> jax.Array:
+def times_power_of_two(x: jax.Array, exponent: jax.Array, axes: int | tuple[int, ...] = ()) -> jax.Array:
     """x · 2^exponent, in two factors: next to the ends of the range 2^exponent alone is out of it.
+
+    Args:
+      x: floating point.
+      exponent: integers, in the shape of `x` without `axes`.
+      axes: those of `x` that share an exponent.
 
     >>> times_power_of_two(jnp.array([2.0**-100, 1.0]), jnp.array([200, -1]))
     Array([1.2676506e+30, 5.0000000e-01], dtype=float32)
     """
     half = exponent // 2
-    one = jnp.ones((), x.dtype)
-    return x * jnp.ldexp(one, half) * jnp.ldexp(one, exponent - half)
+    # Expanded last: XLA would make the power anew for every entry of x.
+    first, second = (jnp.expand_dims(power_of_two(part, x.dtype), axes) for part in (half, exponent - half))
+    return x * first * second
+
+
+def power_of_two(exponent: jax.Array, dtype: DTypeLike) -> jax.Array:
+    """2^exponent from its bits, exact on every device; 0 below the normal numbers, the largest power above them.
+
+    (`jnp.ldexp` calls `pow`, which is slow, and on accelerators not always exact.)
+
+    >>> power_of_two(jnp.array([-3, -200, 0]), jnp.float32)
+    Array([0.125, 0.   , 1.   ], dtype=float32)
+    """
+    info = jnp.finfo(dtype)
+    integers = jnp.dtype(f"int{info.bits}")
+    bias = info.maxexp - 1
+    biased = (jnp.clip(exponent, info.minexp - 1, bias) + bias).astype(integers)
+    return lax.bitcast_convert_type(biased << integers.type(info.nmant), dtype)
 
 
 def multiply(left: Scaled, right: Scaled) -> Scaled:
@@ -293,12 +315,8 @@ def inverse_transpose(matrix: jax.Array) -> Inverse:
     # The exponents of its entries, of which the largest is taken out before any is applied.
     shifts = jnp.where(singular, 0, -row_exponents[:, None] - column_exponents[None, :])
     largest = jnp.where(inverse != 0, shifts, shifts.min()).max()
-    mantissa, exponent = rescale(times_power_of_two(inverse, jnp.clip(shifts - largest, -_BEYOND, 0)))
+    mantissa, exponent = rescale(times_power_of_two(inverse, jnp.minimum(shifts - largest, 0)))
     return Inverse(Scaled(mantissa=mantissa, exponent=exponent + largest), singular)
-
-
-_BEYOND = 4000
-"""2^−4000 is zero in every dtype, and half of it an exponent that `ldexp` takes."""
 
 
 def first_factors(factors: Scaled, associative: bool = False) -> Scaled:

@@ -113,6 +113,7 @@ CASES = {
     "products.multiply": (products.multiply, (SCALED, SCALED)),
     "products.rescale": (products.rescale, (STACK,)),
     "products.times_power_of_two": (products.times_power_of_two, (STACK, jnp.array(3))),
+    "products.power_of_two": (partial(products.power_of_two, dtype=jnp.float32), (jnp.array([3, -5]),)),
     "products.inverse_transpose": (products.inverse_transpose, (STACK[0],)),
     "products.first_factors": (partial(products.first_factors, associative=True), (SCALED,)),
     "products.last_factors": (products.last_factors, (SCALED,)),
