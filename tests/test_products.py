@@ -47,7 +47,7 @@ def test_the_driven_network_itself_keeps_its_norms_over_ten_thousand_steps():
 
 def test_prefix_and_suffix_are_the_products_written_out(float64):
     stack = random_stack(float64)
-    prefix, suffix = value(products.prefix(stack)), value(products.suffix(stack))
+    prefix, suffix = value(jax.jit(products.prefix)(stack)), value(jax.jit(products.suffix)(stack))
     product = np.eye(4)
     for t in range(20):
         product = np.asarray(stack[t]) @ product
@@ -89,12 +89,12 @@ def test_a_singular_factor_gives_minus_infinity_and_never_nan():
     norms = np.asarray(log_norms(stack))
     assert np.isfinite(norms[:15]).all()
     assert (norms[15:] == -np.inf).all()
-    mantissas = products.suffix(stack).mantissa
+    mantissas = jax.jit(products.suffix)(stack).mantissa
     assert jnp.isfinite(mantissas).all()
 
 
 def test_mantissas_have_their_largest_entry_between_a_half_and_one(dtype):
-    scaled = products.prefix(random_stack(dtype, scale=7.0))
+    scaled = jax.jit(products.prefix)(random_stack(dtype, scale=7.0))
     largest = np.abs(scaled.mantissa).max((-2, -1))
     assert (largest >= 0.5).all()
     assert (largest < 1).all()
@@ -104,7 +104,9 @@ def test_log_norms_differentiate_where_plain_products_have_underflowed(float64):
     # d ln‖(sA)ⁿ‖ / d ln s = n, exactly, though the product itself is 10^−700.
     stack = 1e-12 * random_stack(float64, steps=60)
     for ord in (2, "fro"):
-        slope = jax.grad(lambda log_s, ord=ord: products.log_norms(jnp.exp(log_s) * stack, ord=ord)[-1])(0.0)
+        slope = jax.jit(
+            jax.grad(lambda log_s, ord=ord: products.log_norms(jnp.exp(log_s) * stack, ord=ord)[-1])
+        )(0.0)
         assert abs(slope - 60) < 1e-9
 
 
@@ -118,13 +120,11 @@ def test_the_tree_of_products_is_the_sequence(function, dtype):
     assert_close(shifted, one_by_one.mantissa, rounding(dtype, 37))
 
 
-@pytest.mark.parametrize("ord", [2, "fro", -2])
-def test_norms_by_the_tree_are_those_of_the_sequence(ord, dtype):
-    stack = random_stack(dtype, steps=37)
+@pytest.mark.parametrize("ord", ["fro", -2])
+def test_norms_by_the_tree_are_those_of_the_sequence(ord, float64):
+    stack = random_stack(float64, steps=37)
     tree = jax.jit(partial(products.log_norms, ord=ord, associative=True))(stack)
-    np.testing.assert_allclose(
-        tree, log_norms(stack, ord=ord), atol={"float32": 2e-3, "float64": 1e-11}[dtype.name]
-    )
+    np.testing.assert_allclose(tree, log_norms(stack, ord=ord), atol=1e-11)
 
 
 def test_the_tree_is_shallow_and_the_sequence_is_not():
@@ -133,7 +133,7 @@ def test_the_tree_is_shallow_and_the_sequence_is_not():
     assert "scan" in str(jax.make_jaxpr(products.suffix)(jnp.ones((64, 3, 3))))
 
 
-@pytest.mark.parametrize("lag", [0, 1, 3, 7, 10, 20])
+@pytest.mark.parametrize("lag", [0, 1, 7, 10])
 def test_windows_of_one_lag_are_the_products_written_out(lag, float64):
     stack = random_stack(float64)
     windows = jax.jit(products.by_lag, static_argnums=1)(stack, lag)
@@ -145,11 +145,10 @@ def test_windows_of_one_lag_are_the_products_written_out(lag, float64):
         np.testing.assert_allclose(value(windows)[t - lag], product, rtol=1e-10, atol=1e-14)
 
 
-def test_windows_of_all_steps_are_the_whole_product_and_those_of_one_are_the_steps(dtype):
-    stack = random_stack(dtype, scale=1e10)
-    whole, last = products.by_lag(stack, 20), jax.tree.map(lambda leaf: leaf[-1:], products.prefix(stack))
-    assert_close(products.log_norm(whole), products.log_norm(last), rounding(dtype, 20))
-    assert_close(value(products.by_lag(stack, 1)).astype(dtype), stack, rounding(dtype))
+def test_windows_of_all_steps_are_the_whole_product_at_the_ends_of_the_range():
+    stack = random_stack("float32", scale=1e30)
+    (whole,) = jax.jit(lambda stack: products.log_norm(products.by_lag(stack, 20)))(stack)
+    assert abs(whole - log_norms(stack)[-1]) < 1e-6 * abs(whole)
 
 
 def factors_of_known_singular_values(values, steps, seed=0):
@@ -164,7 +163,7 @@ def test_the_smallest_singular_value_is_found_far_below_the_rounding_of_the_larg
     expected = np.arange(steps + 1) * np.log(0.1)
     error = np.abs(log_norms(stack, ord=-2) - expected).max()
     assert error < {"float32": 1e-2, "float64": 1e-10}[dtype.name]
-    last = products.suffix(stack).mantissa[-1]
+    last = jax.jit(products.suffix)(stack).mantissa[-1]
     in_its_entries = np.log(np.linalg.svd(np.asarray(last), compute_uv=False)[-1])
     assert in_its_entries > -100 > expected[-1]  # the product itself has forgotten it
 
@@ -198,7 +197,9 @@ def test_the_log_of_the_smallest_singular_value_has_its_derivative(float64):
     assert abs(difference) > 0.1
 
 
-@pytest.mark.parametrize("ord", [2, "fro", -2])
+@pytest.mark.parametrize(
+    "ord", [pytest.param(2, marks=pytest.mark.slow), "fro", pytest.param(-2, marks=pytest.mark.slow)]
+)
 def test_a_product_that_is_zero_has_no_gradient_rather_than_nan(ord):
     stack = random_stack("float32", steps=4).at[1].set(0.0)
     gradient = jax.grad(lambda s: jnp.where(jnp.isfinite(n := products.log_norms(s, ord=ord)), n, 0).sum())(
@@ -210,7 +211,7 @@ def test_a_product_that_is_zero_has_no_gradient_rather_than_nan(ord):
 
 def test_vmap_is_the_batch(float64):
     stacks = jnp.stack([random_stack(float64, seed=seed) for seed in range(3)])
-    batch = jax.vmap(products.log_norms)(stacks)
+    batch = jax.jit(jax.vmap(products.log_norms))(stacks)
     assert_close(batch[1], log_norms(stacks[1]), 1e-12, negligible=0)
 
 
@@ -218,7 +219,7 @@ def test_vmap_is_the_batch(float64):
 def test_norms_stay_below_the_bound_of_the_note(activation, float64):
     cell = cells.elman(activation)
     params, state, xs = example(cell, float64, batch=(), steps=40)
-    norms = log_norms(jacobians.state_jacobians(cell, params, state, xs))
+    norms = log_norms(jax.jit(partial(jacobians.structured, cell))(params, state, xs))
     bound = products.log_bound(params.w_hh, 40, cells.max_slope(activation))
     sigma = np.linalg.norm(params.w_hh, 2)
     np.testing.assert_allclose(bound, np.arange(41) * np.log(cells.max_slope(activation) * sigma), rtol=1e-12)

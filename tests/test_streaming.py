@@ -12,7 +12,6 @@ from scipy.special import digamma, polygamma
 from rnn_jax import cells, jacobians, products, streaming
 from tests.cases import ALL, assert_close, example
 
-CELLS = ["elman-tanh", "lstm", "gru-reset-before", "stack"]
 of_stack = jax.jit(products.log_norms, static_argnames="ord")
 
 
@@ -31,9 +30,7 @@ def forward_norms(stack, ord):
     return of_stack(stack[::-1].transpose(0, 2, 1), ord=ord)
 
 
-@pytest.mark.parametrize(
-    ("name", "ord"), [*((name, 2) for name in CELLS), ("lstm", "fro"), ("lstm", -2), ("gru-reset-before", -2)]
-)
+@pytest.mark.parametrize(("name", "ord"), [("lstm", 2), ("gru-reset-before", "fro"), ("stack", -2)])
 def test_norms_forward_and_backward_are_those_of_the_stack(name, ord, float64):
     case, stack = stack_of(name, float64)
     backward = jitted(streaming.suffix, ALL[name], ord=ord)(*case)
@@ -56,18 +53,16 @@ def test_norms_in_float32_are_float32():
 
 @pytest.mark.parametrize("function", [streaming.prefix, streaming.suffix])
 def test_the_last_product_is_that_of_the_stack_and_the_inverse_its_inverse(function, float64):
-    case, stack = stack_of("lstm", float64)
-    streamed, whole = jitted(function, ALL["lstm"])(*case).product, products.prefix(stack)
-    assert_close(streamed.mantissa, whole.mantissa[-1], 1e-12)
-    assert int(streamed.exponent) == int(whole.exponent[-1])
     # Two steps only: a long product is too far from its inverse to be multiplied with it.
-    short, _ = stack_of("lstm", float64, steps=2)
-    streamed, inverse = (jitted(function, ALL["lstm"], ord=ord)(*short).product for ord in (2, -2))
-    identity = products.multiply(streamed, inverse._replace(mantissa=inverse.mantissa.T))
-    np.testing.assert_allclose(identity.mantissa * 2.0**identity.exponent, np.eye(10), atol=1e-9)
+    case, stack = stack_of("lstm", float64, steps=2)
+    streamed, inverse = (jitted(function, ALL["lstm"], ord=ord)(*case).product for ord in ("fro", -2))
+    product = np.asarray(streamed.mantissa) * 2.0 ** int(streamed.exponent)
+    np.testing.assert_allclose(product, stack[1] @ stack[0], rtol=1e-12, atol=1e-14)
+    transposed = np.asarray(inverse.mantissa) * 2.0 ** int(inverse.exponent)
+    np.testing.assert_allclose(product @ transposed.T, np.eye(10), atol=1e-9)
 
 
-@pytest.mark.parametrize(("lag", "ord"), [(1, 2), (3, 2), (4, "fro"), (4, -2), (11, 2)])
+@pytest.mark.parametrize(("lag", "ord"), [(1, "fro"), (3, 2), (4, -2), (11, "fro")])
 def test_windows_are_those_of_the_stack(lag, ord, float64):
     case, stack = stack_of("elman-tanh", float64)
     streamed = jitted(streaming.by_lag, ALL["elman-tanh"], lag=lag, ord=ord)(*case)
@@ -94,17 +89,16 @@ def switched_off(params, state, x):
     return x * jnp.array([[2.0, 1.0], [0.0, 0.5]], state.dtype) @ state
 
 
-def test_a_singular_step_is_in_the_windows_that_hold_it_and_no_others(dtype):
-    xs = jnp.ones(9, dtype).at[4].set(0)  # the factor of t = 5
-    for ord in (2, -2):
-        windows = streaming.by_lag(switched_off, None, jnp.ones(2, dtype), xs, 3, ord=ord)
-        held = [t - 3 < 5 <= t for t in range(3, 10)]
-        np.testing.assert_array_equal(np.isneginf(windows), held)
-        assert np.isfinite(np.asarray(windows)[~np.array(held)]).all()
-        forward = streaming.prefix(switched_off, None, jnp.ones(2, dtype), xs, ord=ord).log_norms
-        np.testing.assert_array_equal(np.isneginf(forward), np.arange(10) >= 5)
-        backward = streaming.suffix(switched_off, None, jnp.ones(2, dtype), xs, ord=ord).log_norms
-        np.testing.assert_array_equal(np.isneginf(backward), np.arange(10) >= 5)  # t = 5 of 9: lag 5, too
+@pytest.mark.parametrize("ord", [2, -2])
+def test_a_singular_step_is_in_the_windows_that_hold_it_and_no_others(ord):
+    arguments = (None, jnp.ones(2), jnp.ones(9).at[4].set(0))  # the factor of t = 5
+    windows = jitted(streaming.by_lag, switched_off, lag=3, ord=ord)(*arguments)
+    held = np.array([t - 3 < 5 <= t for t in range(3, 10)])
+    np.testing.assert_array_equal(np.isneginf(windows), held)
+    assert np.isfinite(np.asarray(windows)[~held]).all()
+    for function in (streaming.prefix, streaming.suffix):
+        norms = jitted(function, switched_off, ord=ord)(*arguments).log_norms
+        np.testing.assert_array_equal(np.isneginf(norms), np.arange(10) >= 5)  # t = 5 of 9: lag 5, too
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
