@@ -455,12 +455,13 @@ class TestSingularSteps:
         assert np.isneginf(result.values).all()
         assert (np.asarray(result.upper_bounds) > np.array([0, np.log(0.25), -np.inf])).all()
 
-    @pytest.mark.parametrize("sign", [-1, 1])
-    def test_factors_next_to_the_ends_of_the_range(self, sign, dtype):
-        scale = (
-            sign * {"float32": 100, "float64": 1000}[dtype.name]
-        )  # 10^±30, 10^±301: exact as a power of two
-        stack = np.random.default_rng(0).normal(size=(40, 3, 3)).astype(dtype)
+    @pytest.mark.parametrize("end", ["small", "large"])
+    def test_factors_next_to_the_ends_of_the_range(self, end, dtype):
+        # Entries in [½, 1) times 2^−998 ~ 10^−300 (2^−102 ~ 10^−31 in float32), or so large that the sum of two overflows.
+        rng = np.random.default_rng(0)
+        stack = (rng.uniform(0.5, 0.99, (40, 3, 3)) * rng.choice([-1, 1], (40, 3, 3))).astype(dtype)
+        limits = np.finfo(dtype)
+        scale = {"small": limits.minexp + 24, "large": limits.maxexp}[end]
         scaled = np.ldexp(stack, scale)
         plain, extreme = of_stack(stack, align=0), of_stack(scaled, align=0)
         assert extreme.resolved.all()
