@@ -133,7 +133,8 @@ def _gates_keep(config: Config, result: Result, name: str, when: int) -> Verdict
     return judge(
         is_above(config.gate_margin),
         name=f"{name} {WHEN[when].split()[0]}",
-        claim=f"{WHEN[when]}, more of the gradient reaches lag {config.far} in the {name} than in the Elman network",
+        claim=f"{WHEN[when]}, a decade more of the gradient reaches lag {config.far} in the {name} than in the "
+        "Elman network",
         source="lecture note, section 4, last paragraph",
         expected=f"more by > {config.gate_margin:g}",
         measured=interval(gated - plain),

@@ -105,7 +105,7 @@ def shares(config: Config, result: Result) -> Figure:
                 far = claims.far_shares(config, shares).mean()
                 axis.axvspan(config.row - 0.5, shares.shape[-1] - 1.5, color="0.93", linewidth=0, zorder=0.5)
                 text = f"$n \\geq {config.row}$, a row or more:\n{round(100 * float(far))} % of the gradient"
-                axis.text(0.97, 0.5, text, transform=axis.transAxes, ha="right")
+                axis.text(0.94, 0.5, text, transform=axis.transAxes, ha="right")
                 axis.set_title(f"{name}, {title}")
         _outer_labels(axes)
     return figure
@@ -119,6 +119,7 @@ def spectra(config: Config, result: Result) -> Figure:
             spectra = result.spectra[name]
             for axis, (when, title) in zip(column, claims.WHEN.items(), strict=False):
                 values = _first_seed(spectra.singular_values, when)
+                axis.set_ylabel(r"singular values of $\partial s_T\, /\, \partial s_{T-n}$")
                 plotting.singular_values_against_lag(axis, values, config.lags_shown)
                 axis.set_title(f"{name}, {title}")
             for when, line in ((BEFORE, style.LINES[0]), (AFTER, style.LINES[2])):
