@@ -266,19 +266,22 @@ def _sweep(
         state, frame, exponent = carry
         state, frame, taken = advance(state, x, frame)
         # A derivative may stay finite, or zero, where the state is not: no number may come of that.
-        finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((state, frame))]
-        frame, shift = products.rescale(jnp.where(jnp.stack(finite).all(), frame, jnp.nan))
+        for leaf in jax.tree.leaves(state):
+            frame = jnp.where(jnp.isfinite(leaf).all(), frame, jnp.nan)
+        frame, shift = products.rescale(frame)
         return (state, frame, exponent + taken + shift), None
 
     def group(carry, inputs):
         state, frame, sums = carry
         xs, block = inputs
-        (state, frame, exponent), _ = lax.scan(one_step, (state, frame, jnp.zeros((), jnp.int32)), xs)
+        start = (state, frame, jnp.zeros((), jnp.int32))
+        # One step is no loop: that would copy its Jacobian.
+        (state, frame, exponent), _ = one_step(start, xs) if every == 1 else lax.scan(one_step, start, xs)
         frame, lengths, floor = _orthonormalise(frame)
         return (state, frame, _add(sums, block, lengths, floor, exponent)), None
 
     def grouped(leaf):
-        return leaf[: groups * every].reshape(groups, every, *leaf.shape[1:])
+        return leaf if every == 1 else leaf[: groups * every].reshape(groups, every, *leaf.shape[1:])
 
     carry = (state, frame, sums)
     if groups:
@@ -447,7 +450,8 @@ def log_singular_values(
     frame = _random_frame(key, size, size, stack.dtype)
     rows = graded.rows_of(jnp.eye(size, dtype=stack.dtype))
     kept = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (distinct.size, *leaf.shape)), rows)
-    (_, _, kept), _ = lax.scan(body, (frame, rows, kept), (stack[::-1], jnp.asarray(slot[1:])))
+    inputs = (stack, jnp.asarray(slot[:0:-1]))  # from the last Jacobian to the first, lag 1 to lag T
+    (_, _, kept), _ = lax.scan(body, (frame, rows, kept), inputs, reverse=True)
     return _singular_values(jax.tree.map(lambda leaf: leaf[where], kept), accuracy)
 
 

@@ -29,7 +29,9 @@ def render(result: Any, batch_axes: int, layout: Callable[[Any], str]) -> str:
     the first of a batch of (3,)
     mean 1.0
     """
-    if not all(checks.is_concrete(leaf) for leaf in jax.tree.leaves(result)):
+    if not all(
+        isinstance(x, jax.Array | np.ndarray) and checks.is_concrete(x) for x in jax.tree.leaves(result)
+    ):
         fields = (f"{name}={checks.signature(value)}" for name, value in result._asdict().items())
         return f"{type(result).__name__}({', '.join(fields)})"
     arrays = jax.tree.map(np.asarray, result)

@@ -91,7 +91,10 @@ def log_norm(x):
         return np.log(np.linalg.norm(x, axis=-1)).T  # [k, t] → [t, k]
 
 
-each_network = pytest.mark.parametrize("name", NETWORKS)
+SLOW = {"gru", "gru-reset-before"}  # nothing that the others do not have
+each_network = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in NETWORKS]
+)
 
 
 @each_network
@@ -585,7 +588,9 @@ def test_losses_without_a_gradient_of_their_own_are_counted():
 # --- Flax's cells are steps, in two lines. --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("module", [linen.GRUCell, nnx.OptimizedLSTMCell])
+@pytest.mark.parametrize(
+    "module", [linen.GRUCell, pytest.param(nnx.OptimizedLSTMCell, marks=pytest.mark.slow)]
+)
 def test_the_profile_of_a_flax_cell_has_the_gradients_of_jax_grad_through_it(module, float64):
     step, params, carry, xs = flax_network(module, batch=())
     read = lambda states: jnp.square(jax.tree.leaves(states)[-1]).sum(-1)

@@ -36,7 +36,9 @@ def test_the_blocks_of_a_page_run_one_after_the_other(page, tmp_path, monkeypatc
         for block in re.findall(r"```python\n(.*?)```", PAGES[page], flags=re.DOTALL):
             exec(block, names)
     for picture in re.findall(r"!\[[^]]*\]\(([^)]+)\)", PAGES[page]):
-        assert (tmp_path / picture).stat().st_size > 0, f"{page} shows {picture}, which its blocks do not make"
+        assert (tmp_path / picture).stat().st_size > 0, (
+            f"{page} shows {picture}, which its blocks do not make"
+        )
         assert (ROOT / "docs" / picture).exists()
 
 
