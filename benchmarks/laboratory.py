@@ -42,7 +42,7 @@ class Case(NamedTuple):
       arguments: what every contender is called with.
       contenders: functions of the arguments by name, this library's first; each gives the same array.
       target: the least time of each of the others over this library's that is claimed.
-      tolerance: by which answers may differ, relative to the largest, in units of ε.
+      tolerance: by which answers may differ, relative to the largest, in units of ε, at most 1 %.
     """
 
     arguments: tuple
@@ -88,11 +88,13 @@ def product(sizes: Sizes, dtype: str) -> Case:
         return jnp.concatenate([jnp.log(jnp.asarray([sizes.N], dtype)) / 2, logs])
 
     contenders = {HERE: scaled, "plain floats": plain}
-    return Case((jax.random.key(0), jnp.arange(sizes.T)), contenders, {"plain floats": 1 / 1.2}, 10 * sizes.T)
+    return Case(
+        (jax.random.key(0), jnp.arange(sizes.T)), contenders, {"plain floats": 1 / 1.2}, 100 * sizes.T**0.5
+    )
 
 
 def exponent(sizes: Sizes, dtype: str) -> Case:
-    """A chaotic tanh network, g = 3, without input."""
+    """A tanh network with a constant input; not a chaotic one, in which rounding alone would part the contenders."""
     cell = cells.elman()
     params = cell.init(
         jax.random.key(0), 1, sizes.N, recurrent=initializers.gaussian(0.9), dtype=jnp.dtype(dtype)
@@ -115,7 +117,7 @@ def exponent(sizes: Sizes, dtype: str) -> Case:
         return lax.scan(body, vector, stack)[1].mean(keepdims=True)
 
     contenders = {HERE: streamed, "Jacobians first": materialised}
-    return Case((params, state, xs), contenders, {"Jacobians first": sizes.N / 8}, 10 * sizes.T)
+    return Case((params, state, xs), contenders, {"Jacobians first": sizes.N / 8}, 100 * sizes.T**0.5)
 
 
 def _gaussian_stack(sizes: Sizes, dtype: str) -> jax.Array:
@@ -281,7 +283,7 @@ def _errors(answers: Mapping[str, jax.Array], tolerance: float, dtype: str) -> d
         name: float(np.abs(np.asarray(answer, np.float64) - reference).max() / np.abs(reference).max())
         for name, answer in answers.items()
     }
-    allowed = tolerance * float(jnp.finfo(dtype).eps)
+    allowed = min(tolerance * float(jnp.finfo(dtype).eps), 1e-2)
     for name, error in errors.items():
         if not error <= allowed:
             raise harness.BenchmarkError(

@@ -10,8 +10,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from rnn_jax.types import PyTree
+from rnn_jax.types import Cell, PyTree
 
 
 def is_concrete(x: Any) -> bool:
@@ -46,6 +47,42 @@ def finite(name: str, tree: PyTree) -> None:
                     "example; if it is a parameter, look at the update that made it (clip the gradient or "
                     "lower the learning rate)."
                 )
+
+
+def integer(name: str, value: Any, low: int, high: int | None = None, what: str = "") -> int:
+    """`value` as a Python integer; raise unless it is one in [low, high], or ≥ low where there is no `high`.
+
+    >>> integer("lag", 9, 0, 5, "T, the number of steps")
+    Traceback (most recent call last):
+        ...
+    ValueError: lag is 9; expected an integer in [0, 5], 5 = T, the number of steps.
+    """
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not whole or value < low or (high is not None and value > high):
+        allowed = f">= {low}" if high is None else f"in [{low}, {high}], {high} = {what}"
+        raise ValueError(f"{name} is {value!r}; expected an integer {allowed}.")
+    return int(value)
+
+
+def one_sequence(step: Any, state: PyTree, what: str) -> None:
+    """Raise unless the state is floating point and, that of a cell, of one sequence.
+
+    >>> one_sequence(None, jnp.zeros(2, int), "a profile is")
+    Traceback (most recent call last):
+        ...
+    ValueError: the state has a leaf of dtype int32; a profile is of floating-point numbers. Hand counters, masks ...
+    """
+    for leaf in jax.tree.leaves(state):
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            raise ValueError(
+                f"the state has a leaf of dtype {jnp.result_type(leaf)}; {what} of floating-point numbers. Hand "
+                "counters, masks and keys in with xs."
+            )
+        if isinstance(step, Cell) and jnp.ndim(leaf) != 1:
+            raise ValueError(
+                f"the state has a leaf of shape {jnp.shape(leaf)}; {what} of one sequence, state (N,) and xs (T, D). "
+                "For a batch, jax.vmap over a function of state and xs: in_axes 0 and 1."
+            )
 
 
 def operand(name: str, x: jax.Array, weight_name: str, weight: jax.Array) -> None:
@@ -133,7 +170,12 @@ def signature(tree: PyTree) -> str:
 class _Signature:
     """Prints as `float32[2,3]`."""
 
+    text: str
+
     def __init__(self, leaf: Any):
+        if isinstance(leaf, _Signature):  # a result with a `__repr__` of its own, inside another tree
+            self.text = leaf.text
+            return
         shape = ",".join(map(str, jnp.shape(leaf)))
         self.text = f"{jnp.result_type(leaf)}[{shape}]"
 

@@ -10,7 +10,8 @@ straight line through it are as dependent as the walk itself, and the usual inte
 takes them for independent, is several times too narrow. The increments depend on each other little, and their
 mean is the rate. The tests show both.
 
-All functions take one result, or curves with any axes before the lags; `jax.vmap` is the batch of the others.
+`by_lag` and `relative_log_norms` take one sequence, and `jax.vmap` is the batch; `horizon` and `fit_rate` take curves
+with any axes before the lags.
 """
 
 import math
@@ -193,7 +194,11 @@ def _r_squared(y: jax.Array) -> jax.Array:
     deviations = y - y.mean(-1, keepdims=True)
     square = (deviations * deviations).sum(-1)
     flat = square == 0
-    return jnp.where(flat, 1, (deviations @ x) ** 2 / ((x @ x) * jnp.where(flat, 1, square)))
+    return jnp.where(
+        flat,
+        1,
+        jnp.matmul(deviations, x, precision="highest") ** 2 / ((x * x).sum() * jnp.where(flat, 1, square)),
+    )
 
 
 def _layout(rate: Rate) -> str:

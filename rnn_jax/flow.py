@@ -137,9 +137,10 @@ def profile(
     params, state, xs = _arguments(step, params, state, xs)
     steps = checks.sequence_length(xs)
     flat_state, unravel = ravel_pytree(state)
-    lags = _in_range("lags", lags, steps, "T, the number of time steps", steps)
+    lags = steps if lags is None else checks.integer("lags", lags, 0, steps, "T, the number of steps")
     size = flat_state.size
-    directions = _in_range("directions", directions, size, "S, the entries of the state", min(3, size))
+    directions = min(3, size) if directions is None else directions
+    directions = checks.integer("directions", directions, 0, size, "S, the size of the state")
 
     with jax.default_matmul_precision("highest"):
         states = unrolling.unroll(step, params, state, xs)
@@ -181,8 +182,8 @@ def _differentiate(loss: Callable[[PyTree], jax.Array], states: PyTree, steps: i
     """L_t and ∂L_t/∂s_t of all steps, `flat` being (T, S), and whether each loss is one of its own state alone.
 
     The derivative of Σ w_t L_t for s_k is w_k ∂L_k/∂s_k then, and only then. The weights are powers of two, by
-    which a floating-point derivative scales exactly even where it cancels to nothing but rounding; in two
-    independent orders, so that a pair of steps with one weight in the first has two in the second.
+    which a floating-point derivative scales exactly even where it cancels to nothing but rounding: the digits, to the
+    base of 16 weights, of a number that each step is given, so that any two steps differ in one of them.
     """
     losses, pullback = jax.vjp(loss, states)
     remedy = "Return one number a step, (T,): sum over units and outputs, not over time."
@@ -198,7 +199,8 @@ def _differentiate(loss: Callable[[PyTree], jax.Array], states: PyTree, steps: i
 
     rng = np.random.default_rng(0)
     powers = np.outer([1, -1], 2.0 ** np.arange(-4, 4)).ravel()
-    orders = [powers[rng.permutation(steps) % powers.size] for _ in range(2)]
+    numbers, digits = rng.permutation(steps), max(1, math.ceil(math.log(steps, powers.size)))
+    orders = [powers[numbers // powers.size**digit % powers.size] for digit in range(digits)]
     weights = jnp.asarray(np.stack([np.ones(steps), *orders]), losses.dtype)
     (pulled,) = jax.vmap(pullback)(weights)
     immediate = jax.tree.map(lambda leaf: leaf[0], pulled)
@@ -295,9 +297,7 @@ class _Sweep(NamedTuple):
 
 def _normal(rows: Scaled) -> Scaled:
     """The same rows, the largest entry of each in [½, 1)."""
-    mantissa, shift = products.rescale(rows.mantissa, axes=-1)
-    # A row of zeros keeps no exponent: as a plain number it would be NaN if that were large.
-    return Scaled(mantissa, jnp.where((mantissa == 0).all(-1), 0, rows.exponent + shift))
+    return products.carry(rows, axes=-1)
 
 
 def _log_norms(rows: Scaled) -> jax.Array:
@@ -363,28 +363,14 @@ def _bound(immediate: jax.Array, lag: jax.Array, log_step_bound: jax.Array | flo
 
 def _arguments(step: Cell | Step, params: PyTree, state: PyTree, xs: PyTree) -> tuple[PyTree, PyTree, PyTree]:
     params, state, xs, _ = unrolling.arguments(params, state, xs, None)
-    for name, tree in (("params", params), ("state", state)):
-        for leaf in jax.tree.leaves(tree):
-            if not jnp.issubdtype(leaf.dtype, jnp.floating):
-                raise ValueError(
-                    f"{name} has a leaf of dtype {leaf.dtype}; a profile is of floating-point numbers. Hand counters, "
-                    "masks and keys in with xs."
-                )
-    for leaf in jax.tree.leaves(state):
-        if isinstance(step, Cell) and leaf.ndim != 1:
+    for leaf in jax.tree.leaves(params):
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise ValueError(
-                f"the state has a leaf of shape {leaf.shape}; a profile is of one sequence, state (N,) and xs (T, D). "
-                "For a batch, jax.vmap over a function of state, xs and targets: in_axes (0, 1, 1)."
+                f"params has a leaf of dtype {leaf.dtype}; a profile is of floating-point numbers. Hand "
+                "counters, masks and keys in with xs."
             )
+    checks.one_sequence(step, state, "a profile is")
     return params, state, xs
-
-
-def _in_range(name: str, value: int | None, most: int, what: str, default: int) -> int:
-    if value is None:
-        return default
-    if not 0 <= value <= most:
-        raise ValueError(f"{name} is {value}; expected 0 <= {name} <= {most} = {what}.")
-    return value
 
 
 def _layout(p: Profile) -> str:

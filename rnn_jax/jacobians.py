@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from rnn_jax import checks
 from rnn_jax import unroll as unrolling
 from rnn_jax.types import Cell, PyTree, Step, as_step, pull_emit
 
@@ -101,12 +102,16 @@ def push(
       x: x_t.
       tangents: Q, `(S, K)`.
 
+    Raises:
+      ValueError: a matrix of another shape.
+
     >>> new, pushed = push(lambda p, s, x: p * s + x, 3.0, jnp.ones(2), jnp.ones(2), jnp.eye(2))
     >>> pushed
     Array([[3., 0.],
            [0., 3.]], dtype=float32)
     """
     flat, flat_step, unravel = _flat_step(step, params, state, x)
+    _columns("tangents", tangents, flat.size)
     with jax.default_matmul_precision("highest"):
         new, jvp = jax.linearize(flat_step, flat)
         return unravel(new), jax.vmap(jvp, in_axes=1, out_axes=1)(tangents)
@@ -120,9 +125,18 @@ def pull(step: Cell | Step, params: PyTree, state: PyTree, x: PyTree, cotangents
            [2., 0.]], dtype=float32)
     """
     flat, flat_step, _ = _flat_step(step, params, state, x)
+    _columns("cotangents", cotangents, flat.size)
     with jax.default_matmul_precision("highest"):
         _, vjp = jax.vjp(flat_step, flat)
         return jax.vmap(lambda column: vjp(column)[0], in_axes=1, out_axes=1)(cotangents)
+
+
+def _columns(name: str, matrix: jax.Array, size: int) -> None:
+    if jnp.ndim(matrix) != 2 or jnp.shape(matrix)[0] != size:
+        raise ValueError(
+            f"{name} has shape {jnp.shape(matrix)}; expected (S, K) with S = {size}, the size of the state, one column "
+            "a vector."
+        )
 
 
 def _flat_step(
@@ -237,13 +251,7 @@ def _diagonals(d: jax.Array) -> jax.Array:
 
 def _arguments(step: Cell | Step, params: PyTree, state: PyTree, xs: PyTree) -> tuple[PyTree, PyTree, PyTree]:
     params, state, xs, _ = unrolling.arguments(params, state, xs, None)
-    if isinstance(step, Cell):
-        for leaf in jax.tree.leaves(state):
-            if leaf.ndim != 1:
-                raise ValueError(
-                    f"the state has a leaf of shape {leaf.shape}; Jacobians are of one sequence, state (N,) and xs "
-                    "(T, D). For a batch, jax.vmap this function: in_axes 0 for the state and 1 for xs."
-                )
+    checks.one_sequence(step, state, "Jacobians are")
     return params, state, xs
 
 

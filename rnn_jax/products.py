@@ -13,8 +13,9 @@ The first two multiply factor after factor, or with `associative=True` in a tree
 for devices that multiply many matrices as fast as one. For products made along a trajectory, without the stack
 of its Jacobians, see `rnn_jax.streaming`; for all singular values, `rnn_jax.spectrum`.
 
-A matrix of zeros stays zero with exponent 0, and its log-norm is −∞. The smallest singular value of a product is
-far below the rounding of its largest; it is taken as σ_min(P) = 1/‖P⁻¹‖, from the product of the inverses.
+A matrix of zeros has exponent 0, and its log-norm is −∞. (Subnormal numbers count as zero where a device flushes
+them.) The smallest singular value of a product is far below the rounding of its largest; it is taken as
+σ_min(P) = 1/‖P⁻¹‖, from the product of the inverses.
 
 On the CPU, jaxlib 0.10 can hang when one compiled program runs two batched decompositions side by side: there,
 take spectral log-norms and another SVD or QR of a batch in two jitted calls.
@@ -61,8 +62,24 @@ def rescale(x: jax.Array, axes: int | tuple[int, ...] = (-2, -1)) -> Scaled:
     >>> rescale(jnp.array([[3.0, 0.5], [0.0, 0.0]]), axes=-1).exponent
     Array([2, 0], dtype=int32)
     """
-    _, exponent = jnp.frexp(lax.stop_gradient(jnp.abs(x).max(axes)))
+    largest = lax.stop_gradient(jnp.abs(x).max(axes))
+    exponent = jnp.where(largest >= jnp.finfo(x.dtype).tiny, jnp.frexp(largest)[1], 0)
     return Scaled(mantissa=times_power_of_two(x, -exponent, axes), exponent=exponent)
+
+
+def carry(scaled: Scaled, axes: int | tuple[int, ...] = (-2, -1)) -> Scaled:
+    """The same numbers with their largest entry in [½, 1) again; no exponent stays with a matrix that became zero.
+
+    Args:
+      scaled: any mantissa, and an exponent for the entries over `axes`.
+      axes: as in `rescale`.
+
+    >>> carry(Scaled(mantissa=jnp.zeros((1, 1)), exponent=jnp.array(9))).exponent
+    Array(0, dtype=int32)
+    """
+    mantissa, shift = rescale(scaled.mantissa, axes)
+    zero = jnp.abs(mantissa).max(axes) == 0
+    return Scaled(mantissa=mantissa, exponent=jnp.where(zero, 0, scaled.exponent + shift))
 
 
 def times_power_of_two(x: jax.Array, exponent: jax.Array, axes: int | tuple[int, ...] = ()) -> jax.Array:
@@ -105,8 +122,8 @@ def multiply(left: Scaled, right: Scaled) -> Scaled:
     Array(-1, dtype=int32)
     """
     with jax.default_matmul_precision("highest"):
-        mantissa, shift = rescale(left.mantissa @ right.mantissa)
-    return Scaled(mantissa=mantissa, exponent=left.exponent + right.exponent + shift)
+        product = left.mantissa @ right.mantissa
+    return carry(Scaled(mantissa=product, exponent=left.exponent + right.exponent))
 
 
 def prefix(jacobians: jax.Array, *, associative: bool = False) -> Scaled:
@@ -169,7 +186,7 @@ def by_lag(jacobians: jax.Array, lag: int) -> Scaled:
     """
     jacobians = check_stack(jacobians)
     steps, size, _ = jacobians.shape
-    check_lag(lag, steps)
+    lag = checks.integer("lag", lag, 0, steps, "T, the number of Jacobians")
     identity = jnp.eye(size, dtype=jacobians.dtype)
     if lag == 0:
         return rescale(jnp.broadcast_to(identity, (steps + 1, size, size)))
@@ -375,20 +392,6 @@ def check_ord(ord: int | str) -> None:
     if ord not in (2, "fro", -2):
         raise ValueError(
             f"ord is {ord!r}; expected 2 (spectral norm), 'fro' (Frobenius norm) or -2 (smallest singular value)."
-        )
-
-
-def check_lag(lag: int, steps: int) -> None:
-    """Raise unless 0 ≤ lag ≤ T.
-
-    >>> check_lag(9, 5)
-    Traceback (most recent call last):
-        ...
-    ValueError: lag is 9; expected an integer in [0, T] with T = 5, the number of Jacobians.
-    """
-    if isinstance(lag, bool) or not isinstance(lag, int) or not 0 <= lag <= steps:
-        raise ValueError(
-            f"lag is {lag!r}; expected an integer in [0, T] with T = {steps}, the number of Jacobians."
         )
 
 

@@ -72,8 +72,7 @@ def recorder(measure: Callable[[PyTree], PyTree], *, every: int, updates: int) -
     >>> records.results
     Array([ 2.,  6., nan], dtype=float32)
     """
-    if every < 1 or updates < 0:
-        raise ValueError(f"every is {every} and updates {updates}; expected every >= 1 and updates >= 0.")
+    every, updates = checks.integer("every", every, 1), checks.integer("updates", updates, 0)
     size = updates // every + 1
 
     def init(params: PyTree) -> Records:

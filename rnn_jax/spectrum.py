@@ -38,7 +38,7 @@ class Continuation(NamedTuple):
 
 
 class Lyapunov(NamedTuple):
-    """Lyapunov exponents, largest first, in nats per step; B blocks of time.
+    """Lyapunov exponents in nats per step, in the order of the frame: largest first, up to their errors; B blocks.
 
     Attributes:
       values: λ_i, `(k,)`; −∞ where some R_jj, j ≤ i, was zero to working precision; NaN where the trajectory has
@@ -46,7 +46,8 @@ class Lyapunov(NamedTuple):
       standard_errors: of each λ_i, from the spread of the blocks, `(k,)`; infinite for one block or a λ_i of −∞.
         They are right if a block is much longer than the network remembers.
       resolved: `(k,)`: no R_jj was lost, and rounding is below the accuracy that was asked for.
-      upper_bounds: `(k,)`: λ_i, with the smallest length that could have been seen where R_ii was lost.
+      upper_bounds: `(k,)`: λ_i, with the smallest length that could have been seen where R_ii was lost; below the
+        first lost direction that of the one above, if it is smaller.
       rounding: `(k,)`: the error of λ_i that rounding may have made, at most; infinite where R_ii was lost.
       finite_time: the exponents of each block by itself, `(B, k)`: their distribution.
       history: the exponents of the first 1, 2, … B blocks, `(B, k)`: their convergence.
@@ -116,16 +117,11 @@ def lyapunov(
     True
     """
     params, state, xs, _ = unrolling.arguments(params, state, xs, None)
-    for leaf in jax.tree.leaves(state):
-        if isinstance(step, Cell) and leaf.ndim != 1:
-            raise ValueError(
-                f"the state has a leaf of shape {leaf.shape}; exponents are of one sequence, state (N,) and xs (T, D). "
-                "For a batch, jax.vmap: in_axes 0 for the state and 1 for xs."
-            )
+    checks.one_sequence(step, state, "exponents are")
     steps = checks.sequence_length(xs)
     if resume is None:
-        burn_in = _count("burn_in", steps // 10 if burn_in is None else burn_in)
-        align = _count("align", steps // 10 if align is None else align)
+        burn_in = checks.integer("burn_in", steps // 10 if burn_in is None else burn_in, 0)
+        align = checks.integer("align", steps // 10 if align is None else align, 0)
         _some_left(steps, burn_in + align, f"burn_in is {burn_in} and align {align}")
     else:
         if burn_in:
@@ -134,7 +130,8 @@ def lyapunov(
             )
         burn_in, state = 0, resume.last.state
     if burn_in:
-        state = unrolling.final_state(step, params, state, _first(xs, burn_in))
+        with jax.default_matmul_precision("highest"):
+            state = unrolling.final_state(step, params, state, _first(xs, burn_in))
         xs = _rest(xs, burn_in)
 
     def advance(state, x, frame):
@@ -204,15 +201,14 @@ def _lyapunov(
 ) -> Lyapunov:
     """Exponents of `advance(state, x, frame) -> (state, J frame 2^−e, e)`; `like` is a vector of the tangent space."""
     size, steps = like.size, checks.sequence_length(xs)
-    k = size if settings.k is None else settings.k
-    if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k <= size:
-        raise ValueError(f"k is {k!r}; expected an integer in [1, S] with S = {size}, the size of the state.")
-    k = int(k)
-    every, blocks = _count("every", settings.every, least=1), _count("blocks", settings.blocks, least=1)
+    k = size if resume is None else resume.last.frame.shape[-1]
+    if settings.k is not None:
+        k = checks.integer("k", settings.k, 1, size, "S, the size of the state")
+    every, blocks = checks.integer("every", settings.every, 1), checks.integer("blocks", settings.blocks, 1)
     check_accuracy(settings.accuracy, like.dtype)
     align = settings.align
     if resume is None:
-        align = _count("align", steps // 10 if align is None else align)
+        align = checks.integer("align", steps // 10 if align is None else align, 0)
         frame = _random_frame(settings.key, size, k, like.dtype)
     else:
         if align:
@@ -351,7 +347,7 @@ def _summary(sums: _Sums, accuracy: float, last: Continuation, resume: Lyapunov 
         values=values,
         standard_errors=_standard_errors(finite_time, weights, values),
         resolved=rounding <= accuracy,
-        upper_bounds=bounds / total,
+        upper_bounds=jnp.where(jnp.isneginf(values), lax.cummin(bounds / total), bounds / total),
         rounding=rounding,
         finite_time=finite_time,
         history=history,
@@ -425,7 +421,7 @@ def log_singular_values(
     stack = products.check_stack(jacobians)
     steps, size, _ = stack.shape
     check_accuracy(accuracy, stack.dtype)
-    wanted = np.arange(steps + 1) if lags is None else np.asarray([_lag(lag, steps) for lag in lags])
+    wanted = np.arange(steps + 1) if lags is None else np.asarray([_lag(lag, steps) for lag in lags], int)
     if wanted.size == 0:
         raise ValueError("lags is empty; expected one or more lags in [0, T].")
     distinct, where = np.unique(wanted, return_inverse=True)
@@ -501,7 +497,7 @@ def kaplan_yorke(exponents: jax.Array, *, size: int | None = None) -> jax.Array:
     """
     values = _sorted(exponents)
     sums = jnp.cumsum(values)
-    complete = size is not None and values.shape[0] == size
+    complete = _complete(values, size)
     if checks.is_concrete(sums) and not complete and bool(sums[-1] >= 0):
         raise ValueError(_too_few(f"the {values.shape[0]} exponents sum to {float(sums[-1]):.3g}"))
     count = (sums >= 0).sum()
@@ -524,7 +520,7 @@ def entropy_rate(exponents: jax.Array, *, size: int | None = None) -> jax.Array:
     Array(0.75, dtype=float32)
     """
     values = _sorted(exponents)
-    complete = size is not None and values.shape[0] == size
+    complete = _complete(values, size)
     if checks.is_concrete(values) and not complete and bool(values[-1] > 0):
         raise ValueError(_too_few(f"the smallest of {values.shape[0]} exponents is {float(values[-1]):.3g}"))
     rate = jnp.maximum(values, 0).sum()  # of NaN it is NaN
@@ -576,7 +572,7 @@ def _random_frame(key: jax.Array | None, size: int, k: int, dtype: Any) -> jax.A
 
 
 def _sorted(exponents: jax.Array) -> jax.Array:
-    values = jnp.asarray(exponents)
+    values = jnp.asarray(exponents, jnp.result_type(exponents, float))
     if values.ndim != 1 or values.shape[0] == 0:
         raise ValueError(
             f"exponents has shape {values.shape}; expected (k,) with k >= 1. For a batch, jax.vmap."
@@ -584,20 +580,19 @@ def _sorted(exponents: jax.Array) -> jax.Array:
     return jnp.sort(values)[::-1]
 
 
+def _complete(values: jax.Array, size: int | None) -> bool:
+    """Whether these are all exponents of a state of `size` entries."""
+    if size is not None:
+        checks.integer("size", size, values.shape[0])
+    return values.shape[0] == size
+
+
 def _too_few(what: str) -> str:
     return f"{what}, so those that are left out count. Give more exponents, or size=S if these are all."
 
 
-def _count(name: str, value: Any, least: int = 0) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise ValueError(f"{name} is {value!r}; expected an integer >= {least}.")
-    return int(value)
-
-
 def _lag(lag: Any, steps: int) -> int:
-    lag = int(lag) if isinstance(lag, np.integer) else lag
-    products.check_lag(lag, steps)
-    return lag
+    return checks.integer("lag", lag, 0, steps, "T, the number of Jacobians")
 
 
 def _some_left(steps: int, discarded: int, what: str) -> None:

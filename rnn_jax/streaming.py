@@ -23,7 +23,7 @@ from jax.flatten_util import ravel_pytree
 from rnn_jax import checks, jacobians, products, tables
 from rnn_jax import unroll as unrolling
 from rnn_jax.products import Scaled
-from rnn_jax.types import Cell, PyTree, Step, as_step
+from rnn_jax.types import Cell, PyTree, Step
 
 
 class Stream(NamedTuple):
@@ -32,7 +32,7 @@ class Stream(NamedTuple):
     Attributes:
       factors: how many factors the product has at each entry, `(M + 1,)`: 0, every, 2 every, … M every ≤ T.
       log_norms: ln of its norm there, `(M + 1,)`, in nats; −∞ where it is zero or, with `ord=-2`, singular.
-      product: the product of all T factors; with `ord=-2` its transposed inverse, the identity if it is singular.
+      product: the product of all T factors; with `ord=-2` its transposed inverse, NaN if it is singular.
     """
 
     factors: jax.Array
@@ -71,17 +71,20 @@ def prefix(
        1000    -693.1
        2000     -1386
     """
-    params, state, xs = _arguments(params, state, xs, ord, every)
+    params, state, xs, every = _arguments(step, params, state, xs, ord, every)
+    identity = _identity(state)
 
     def advance(carry, x):
         state, product = carry
+        # What is not used of the two is not computed: the state of one, the Jacobian's columns of the other.
+        new, _ = jacobians.push(step, params, state, x, identity)
 
         def times(matrix):
             return jacobians.push(step, params, state, x, matrix)[1]
 
-        return as_step(step)(params, state, x), _extend(product, times, ord)
+        return new, _extend(product, times, ord)
 
-    return _stream(advance, state, xs, _identity(state), ord, every)
+    return _stream(advance, state, xs, identity, ord, every)
 
 
 def suffix(
@@ -95,8 +98,9 @@ def suffix(
     >>> suffix(lambda p, s, x: 2.0 * s, None, jnp.zeros(3), jnp.zeros((8, 1)), every=4).log_norms / jnp.log(2.0)
     Array([0., 4., 8.], dtype=float32)
     """
-    params, state, xs = _arguments(params, state, xs, ord, every)
-    states = unrolling.unroll(step, params, state, xs)
+    params, state, xs, every = _arguments(step, params, state, xs, ord, every)
+    with jax.default_matmul_precision("highest"):
+        states = unrolling.unroll(step, params, state, xs)
     inputs = (unrolling.previous_states(state, states), xs)
 
     def advance(carry, inputs):
@@ -131,11 +135,9 @@ def by_lag(
     >>> by_lag(lambda p, s, x: 2.0 * s, None, jnp.zeros(3), jnp.zeros((8, 1)), 5) / jnp.log(2.0)
     Array([5., 5., 5., 5.], dtype=float32)
     """
-    params, state, xs = _arguments(params, state, xs, ord, 1)
+    params, state, xs, _ = _arguments(step, params, state, xs, ord, 1)
     steps = checks.sequence_length(xs)
-    products.check_lag(lag, steps)
-    if lag == 0:
-        raise ValueError("lag is 0, whose products are the identity; expected an integer in [1, T].")
+    lag = checks.integer("lag", lag, 1, steps, "T, the number of steps")
 
     def block(carry, xs):
         state, before, singular_before = carry
@@ -171,7 +173,7 @@ def by_lag(
 
 
 class _Product(NamedTuple):
-    """A product M_n … M_1, or with `ord=-2` its transposed inverse M_n⁻ᵀ … M_1⁻ᵀ up to the first singular factor."""
+    """A product M_n … M_1, or with `ord=-2` its transposed inverse M_n⁻ᵀ … M_1⁻ᵀ, which says nothing if `singular`."""
 
     scaled: Scaled
     singular: jax.Array
@@ -185,8 +187,7 @@ def _extend(product: _Product, times: Callable[[jax.Array], jax.Array], ord: int
             times(jnp.eye(scaled.mantissa.shape[-1], dtype=scaled.mantissa.dtype))
         )
         return _Product(products.multiply(inverse.scaled, scaled), singular | inverse.singular)
-    mantissa, shift = products.rescale(times(scaled.mantissa))
-    return _Product(Scaled(mantissa=mantissa, exponent=scaled.exponent + shift), singular)
+    return _Product(products.carry(Scaled(times(scaled.mantissa), scaled.exponent)), singular)
 
 
 def _log_norm(product: _Product, ord: int | str) -> jax.Array:
@@ -216,10 +217,11 @@ def _stream(
     carry, log_norms = lax.scan(group, (first, start), grouped)
     if steps % every:
         carry = several(carry, jax.tree.map(lambda leaf: leaf[groups * every :], inputs))
+    scaled, singular = carry[1]
     return Stream(
         factors=every * jnp.arange(groups + 1),
         log_norms=jnp.concatenate([_log_norm(start, ord)[None], log_norms]),
-        product=carry[1].scaled,
+        product=scaled._replace(mantissa=jnp.where(singular, jnp.nan, scaled.mantissa)),
     )
 
 
@@ -229,14 +231,13 @@ def _identity(state: PyTree) -> jax.Array:
 
 
 def _arguments(
-    params: PyTree, state: PyTree, xs: PyTree, ord: int | str, every: int
-) -> tuple[PyTree, PyTree, PyTree]:
+    step: Cell | Step, params: PyTree, state: PyTree, xs: PyTree, ord: int | str, every: int
+) -> tuple[PyTree, PyTree, PyTree, int]:
     params, state, xs, _ = unrolling.arguments(params, state, xs, None)
+    checks.one_sequence(step, state, "products of Jacobians are")
     products.check_ord(ord)
-    steps = checks.sequence_length(xs)
-    if isinstance(every, bool) or not isinstance(every, int) or not 1 <= every <= steps:
-        raise ValueError(f"every is {every!r}; expected an integer in [1, T] with T = {steps} steps.")
-    return params, state, xs
+    every = checks.integer("every", every, 1, checks.sequence_length(xs), "T, the number of steps")
+    return params, state, xs, every
 
 
 def _table(stream: Stream) -> str:

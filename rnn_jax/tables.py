@@ -30,7 +30,8 @@ def render(result: Any, batch_axes: int, layout: Callable[[Any], str]) -> str:
     mean 1.0
     """
     if not all(
-        isinstance(x, jax.Array | np.ndarray) and checks.is_concrete(x) for x in jax.tree.leaves(result)
+        isinstance(x, jax.Array | np.ndarray | np.generic) and checks.is_concrete(x)
+        for x in jax.tree.leaves(result)
     ):
         fields = (f"{name}={checks.signature(value)}" for name, value in result._asdict().items())
         return f"{type(result).__name__}({', '.join(fields)})"

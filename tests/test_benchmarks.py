@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import pytest
 from jax import lax
 
-from benchmarks import gradient, harness, loops
+from benchmarks import gradient, harness, laboratory, loops
 from benchmarks.__main__ import BENCHMARKS, main
 
 # All sizes equal: a count that went by shapes could not tell a weight gradient from another product.
@@ -235,3 +235,23 @@ def test_the_list_names_every_benchmark_with_its_claim(capsys):
 @pytest.mark.parametrize("module", [harness, loops, *BENCHMARKS.values()], ids=lambda module: module.__name__)
 def test_examples_in_docstrings_run(module):
     assert doctest.testmod(module).failed == 0
+
+
+def test_the_laboratory_and_the_plain_forms_answer_the_same(monkeypatch, tmp_path):
+    sizes = {name: [laboratory.Sizes(T=9, N=6)] for name in laboratory.CASES}
+    monkeypatch.setattr(laboratory, "PRESETS", {"quick": (sizes, 1)})
+    assert main(["laboratory", "--output", str(tmp_path)]) == 0
+    (path,) = tmp_path.iterdir()
+    cases = json.loads(path.read_text())["cases"]
+    assert [case["name"] for case in cases] == list(laboratory.CASES)
+    for case in cases:
+        assert len(case["contenders"]) >= 2
+        errors = [contender["relative_error"] for contender in case["contenders"].values()]
+        assert max(errors) < 1e-4, case["name"]
+
+
+def test_an_answer_that_differs_is_not_timed():
+    case = laboratory.profile(laboratory.Sizes(T=5, N=4), "float32")
+    wrong = {**case.contenders, "wrong": lambda *arguments: 1.02 * case.contenders["rnn_jax"](*arguments)}
+    with pytest.raises(harness.BenchmarkError, match="wrong and rnn_jax differ"):
+        laboratory.measure(case._replace(contenders=wrong), "float32", 1)

@@ -91,7 +91,7 @@ def log_norm(x):
         return np.log(np.linalg.norm(x, axis=-1)).T  # [k, t] → [t, k]
 
 
-SLOW = {"gru", "gru-reset-before"}  # nothing that the others do not have
+SLOW = {"gru", "gru-reset-before", "elman-tanh"}  # nothing that the others do not have
 each_network = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in NETWORKS]
 )
@@ -425,7 +425,7 @@ def test_usual_losses_are_per_step_and_those_that_look_elsewhere_are_not(steps):
     assert found == set(PER_STEP)
 
 
-def test_one_loss_that_looks_at_one_other_state_is_nearly_always_found():
+def test_one_loss_that_looks_at_one_other_state_is_always_found():
     h, at = jnp.tanh(jnp.linspace(-1, 1, 40 * N).reshape(40, N)), jnp.arange(40)
 
     def is_missed(t, k):
@@ -433,8 +433,7 @@ def test_one_loss_that_looks_at_one_other_state_is_nearly_always_found():
         return flow._differentiate(loss, h, 40).per_step
 
     missed = jax.jit(jax.vmap(jax.vmap(is_missed, (None, 0)), (0, None)))(at, at)
-    assert np.diagonal(missed).all()  # its own state
-    assert (missed.sum() - 40) / (40 * 39) < 0.01  # where both orders have one weight for both
+    np.testing.assert_array_equal(missed, np.eye(40, dtype=bool))  # its own state alone
 
 
 def test_a_loss_over_time_raises_where_it_can_and_is_shown_where_it_cannot():
@@ -472,9 +471,9 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"lags": 13}, "lags is 13; expected 0 <= lags <= 12 = T"),
+            ({"lags": 13}, r"lags is 13; expected an integer in \[0, 12\], 12 = T"),
             ({"lags": -1}, "lags is -1"),
-            ({"directions": 11}, "directions is 11; expected 0 <= directions <= 10 = S"),
+            ({"directions": 11}, r"directions is 11; expected an integer in \[0, 10\], 10 = S"),
         ],
     )
     def test_lags_and_directions_out_of_range_are_refused(self, options, message):

@@ -84,6 +84,16 @@ def test_factors_at_the_ends_of_the_range_neither_over_nor_underflow(scale):
     np.testing.assert_allclose(norms, np.arange(51) * factor, rtol=1e-5)
 
 
+def test_a_product_that_has_become_zero_keeps_no_exponent():
+    stack = jnp.full((200, 1, 1), 8.0).at[1].set(0.0)
+    for scaled in (
+        jax.jit(products.prefix)(stack),
+        jax.jit(partial(products.prefix, associative=True))(stack),
+    ):
+        np.testing.assert_array_equal(scaled.exponent[2:], 0)
+        np.testing.assert_array_equal(value(scaled)[2:], 0)  # 0 · 2^600 would be NaN
+
+
 def test_a_singular_factor_gives_minus_infinity_and_never_nan():
     stack = random_stack("float32").at[5].set(0.0)
     norms = np.asarray(log_norms(stack))
@@ -263,7 +273,7 @@ class TestBadInput:
 
     @pytest.mark.parametrize("lag", [-1, 3, 1.0, True])
     def test_a_lag_out_of_range_is_named(self, lag):
-        with pytest.raises(ValueError, match=r"lag is .*expected an integer in \[0, T\] with T = 2"):
+        with pytest.raises(ValueError, match=r"lag is .*expected an integer in \[0, 2\], 2 = T"):
             products.by_lag(jnp.ones((2, 3, 3)), lag)
 
     def test_the_bound_of_no_weights_is_one_at_lag_zero_and_nothing_after(self):

@@ -89,9 +89,16 @@ def test_it_records_the_mean_decay_curve_of_a_batch():
 
 
 class TestBadInput:
-    @pytest.mark.parametrize(("every", "updates"), [(0, 5), (-1, 5), (1, -1)])
-    def test_numbers_out_of_range_are_refused(self, every, updates):
-        with pytest.raises(ValueError, match=f"every is {every} and updates {updates}; expected every >= 1"):
+    @pytest.mark.parametrize(
+        ("every", "updates", "message"),
+        [
+            (0, 5, "every is 0; expected an integer >= 1"),
+            (2.5, 5, "every is 2.5; expected an integer"),
+            (1, -1, "updates is -1; expected an integer >= 0"),
+        ],
+    )
+    def test_numbers_out_of_range_are_refused(self, every, updates, message):
+        with pytest.raises(ValueError, match=message):
             recording.recorder(measure, every=every, updates=updates)
 
     @pytest.mark.parametrize("update", [0.5, jnp.arange(2)])

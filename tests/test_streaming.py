@@ -9,7 +9,7 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 from scipy.special import digamma, polygamma
 
-from rnn_jax import cells, jacobians, products, streaming
+from rnn_jax import cells, flow, jacobians, products, spectrum, streaming
 from tests.cases import ALL, assert_close, example
 
 of_stack = jax.jit(products.log_norms, static_argnames="ord")
@@ -131,6 +131,31 @@ def test_the_stack_of_jacobians_is_never_held():
     assert largest_array(windows, *case) < steps * size * size / 5
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        streaming.prefix,
+        streaming.suffix,
+        partial(streaming.by_lag, lag=3),
+        spectrum.lyapunov,
+        jacobians.state_jacobians,
+        lambda *case: flow.profile(*case, lambda states: states.h.sum(-1)),
+    ],
+)
+def test_every_product_of_the_analysis_is_at_the_highest_precision(function):
+    # Elsewhere than on the CPU the default is lower, and the trajectory must be that of the Jacobians.
+    def precisions(jaxpr):
+        for equation in jaxpr.eqns:
+            if equation.primitive.name == "dot_general":
+                yield equation.params["precision"]
+            for sub in jaxprs_in_params(equation.params):
+                yield from precisions(sub)
+
+    case = example(ALL["lstm"], "float32", batch=())
+    found = set(precisions(jax.make_jaxpr(partial(function, ALL["lstm"]))(*case).jaxpr))
+    assert found == {(jax.lax.Precision.HIGHEST, jax.lax.Precision.HIGHEST)}
+
+
 def test_vmap_over_inputs_states_and_parameters_is_the_loop(float64):
     cell = cells.elman()
     params, state, xs = example(cell, float64, batch=(3,))
@@ -215,7 +240,7 @@ class TestBadInput:
         ("options", "message"),
         [
             ({"ord": 1}, "ord is 1; expected 2"),
-            ({"every": 0}, r"every is 0; expected an integer in \[1, T\] with T = 5"),
+            ({"every": 0}, r"every is 0; expected an integer in \[1, 5\], 5 = T"),
             ({"every": 6}, "every is 6"),
             ({"every": 2.0}, "every is 2.0"),
         ],
@@ -225,10 +250,21 @@ class TestBadInput:
             function(switched_off, None, jnp.ones(2), jnp.ones(5), **options)
 
     def test_a_lag_without_a_product_is_refused(self):
-        with pytest.raises(ValueError, match="lag is 0, whose products are the identity"):
+        with pytest.raises(ValueError, match=r"lag is 0; expected an integer in \[1, 5\]"):
             streaming.by_lag(switched_off, None, jnp.ones(2), jnp.ones(5), 0)
         with pytest.raises(ValueError, match="lag is 6; expected"):
             streaming.by_lag(switched_off, None, jnp.ones(2), jnp.ones(5), 6)
+
+    @pytest.mark.parametrize(
+        "function", [streaming.prefix, streaming.suffix, partial(streaming.by_lag, lag=2)]
+    )
+    def test_a_batch_and_an_integer_state_are_refused(self, function):
+        with pytest.raises(
+            ValueError, match=r"leaf of shape \(2, 5\); products of Jacobians are of one sequence"
+        ):
+            function(ALL["lstm"], *example(ALL["lstm"], "float32"))
+        with pytest.raises(ValueError, match="leaf of dtype int32"):
+            function(switched_off, None, jnp.ones(2, int), jnp.ones(5))
 
     def test_inputs_that_are_not_finite_are_refused(self):
         with pytest.raises(ValueError, match="xs has 1 entry that is NaN"):

@@ -54,7 +54,7 @@ def _accounting(config: Config, result: Result) -> Verdict:
         measured=single(max(flow.accounting.max() for flow in flows)),
         unit="worst case",
         tolerance=config.accounting_tolerance,
-        reason="64 lags of 63 steps in float64 round to about 1e-14, more where parts of a gradient cancel",
+        reason="sums over lags and steps in float64 round to about 1e-14, more where parts of a gradient cancel",
         control=f"the sum without lags >= {config.row}, where it matters least",
         control_measured=single(min(flow.without_far.min() for flow in flows)),
     )
@@ -120,7 +120,7 @@ def _rate_is_exponent(config: Config, result: Result, when: int) -> Verdict:
         measured=interval(np.abs(rate.rate - exponents[:, 0])),
         unit="nats per step",
         tolerance=config.rate_tolerance,
-        reason="a random direction in 32 dimensions may lose ln √32 nats until it lies along the leading one",
+        reason="a random direction among N units may lose ln √N nats until it lies along the leading one",
         control="the median exponent",
         control_measured=interval(np.abs(rate.rate - exponents[:, exponents.shape[1] // 2])),
         remark=f"rates {rate.rate.min():.3f} to {rate.rate.max():.3f}; r² {straight:.3f}",

@@ -3,9 +3,8 @@
     ŷ_t = W_hy h_t + b_y,   L_t = ½ (ŷ_t − x_{t+1})²,   t = 1 … 63
 
 The gates of GRU and LSTM start with chrono biases, for memories of up to a whole image, as the question is what open
-gates do. Measured before training, gradients then decay by .02 and .03 nats a step. With zero biases the gates keep a
-half at every step, and it is .35 and .42, not much less than the .49 of the Elman network, whose weights are Gaussian
-with gain 1, at the edge of stability without input, and whose biases are zero.
+gates do: with zero biases they would keep a half at every step, not much more than the Elman network, whose weights
+are Gaussian with gain 1, at the edge of stability without input, and whose biases are zero.
 """
 
 from collections.abc import Callable
