@@ -546,6 +546,7 @@ def test_it_prints_a_short_table(float64):
     assert "bound" not in table
 
 
+@pytest.mark.slow
 def test_it_prints_within_a_hundred_columns_whatever_the_state():
     state = {name: jnp.ones(2) for name in ("a_component_with_a_long_name", *"bcdef")}
     halve = lambda params, state, x: jax.tree.map(lambda s: params * s + x, state)

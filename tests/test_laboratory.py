@@ -54,6 +54,7 @@ def arrays(tiny_run):
         return dict(loaded)
 
 
+@pytest.mark.slow
 def test_a_run_writes_all_of_its_files(tiny_run):
     files = {str(path.relative_to(tiny_run)) for path in tiny_run.rglob("*") if path.is_file()}
     names = ("decay", "maps", "paths", "shares", "spectra", "training")
@@ -61,6 +62,7 @@ def test_a_run_writes_all_of_its_files(tiny_run):
     assert files == plain | {f"figures/{name}.png" for name in names}
 
 
+@pytest.mark.slow
 def test_the_saved_arrays_have_the_documented_shapes(arrays):
     for name, size in ((ELMAN, 6), (GRU, 6), (LSTM, 12)):
         assert arrays[f"flow.{name}.losses"].shape == (W, R, E, STEPS)
@@ -75,11 +77,13 @@ def test_the_saved_arrays_have_the_documented_shapes(arrays):
     assert arrays["flow.LSTM.component_log_norms.c"].shape == (W, R, E, STEPS, STEPS + 1)
 
 
+@pytest.mark.slow
 def test_training_is_float32_and_analysis_float64(arrays):
     assert arrays["training.GRU.loss"].dtype == np.float32
     assert arrays["flow.GRU.log_norms"].dtype == np.float64
 
 
+@pytest.mark.slow
 def test_what_is_recorded_during_training_begins_with_what_is_measured_before_it(arrays):
     for name in NAMES:
         assert list(arrays[f"training.{name}.records.updates"]) == list(range(TINY.updates))
@@ -99,6 +103,7 @@ def measured_curve(log_norms):
     return np.stack([ratio.mean(-1) for ratio in ratios], axis=-1)
 
 
+@pytest.mark.slow
 def test_parts_agree_with_the_whole(arrays):
     for name in NAMES:
         np.testing.assert_allclose(arrays[f"flow.{name}.shares"].sum(-1), 1, atol=1e-10)
@@ -107,6 +112,7 @@ def test_parts_agree_with_the_whole(arrays):
     np.testing.assert_allclose(np.logaddexp(2 * h, 2 * c) / 2, arrays["flow.LSTM.log_norms"], atol=1e-9)
 
 
+@pytest.mark.slow
 def test_every_verdict_says_what_it_rests_on(tiny_run):
     judged = json.loads((tiny_run / "verdicts.json").read_text())
     assert {v["outcome"] for v in judged} <= {verdicts.HOLDS, verdicts.FAILS, verdicts.INCONCLUSIVE}
@@ -115,15 +121,18 @@ def test_every_verdict_says_what_it_rests_on(tiny_run):
     assert all(v["control_outcome"] == verdicts.FAILS for v in judged if v["outcome"] == verdicts.HOLDS)
 
 
+@pytest.mark.slow
 def test_metrics_are_one_line_a_chunk_network_and_seed(tiny_run):
     lines = [json.loads(line) for line in (tiny_run / "metrics.jsonl").read_text().splitlines()]
     assert len(lines) == len(NAMES) * R * (TINY.updates // TINY.chunk)
 
 
+@pytest.mark.slow
 def test_the_table_fits_100_columns(tiny_run):
     assert max(map(len, (tiny_run / "table.txt").read_text().splitlines())) <= 100
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(arrays, float64):
     def repeat(seed):
         config = dataclasses.replace(TINY, seed=seed)
