@@ -112,6 +112,7 @@ CASES = {
     "products.log_norm": (products.log_norm, (SCALED,)),
     "products.multiply": (products.multiply, (SCALED, SCALED)),
     "products.rescale": (products.rescale, (STACK,)),
+    "products.carry": (products.carry, (SCALED,)),
     "products.times_power_of_two": (products.times_power_of_two, (STACK, jnp.array(3))),
     "products.power_of_two": (partial(products.power_of_two, dtype=jnp.float32), (jnp.array([3, -5]),)),
     "products.inverse_transpose": (products.inverse_transpose, (STACK[0],)),
