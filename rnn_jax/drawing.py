@@ -42,7 +42,7 @@ def draw_map(axis: "Axes", picture: Map) -> None:
     """The map with its colour bar; exact zeros hatched, and arrows on the bar where its range is exceeded."""
     powers = picture.logs / math.log(10)
     drawn = ~picture.empty & np.isfinite(powers)
-    low, high = _limits(powers[drawn], picture.decades)
+    low, high = limits(powers[drawn], picture.decades)
     axis.grid(False)
     axis.set_facecolor("white")
     edges = (_edges(picture.x), _edges(picture.y))
@@ -61,7 +61,7 @@ def draw_map(axis: "Axes", picture: Map) -> None:
     _hatch(axis, *edges, ~picture.empty & np.isneginf(powers))
 
 
-def _limits(powers: np.ndarray, decades: tuple[int, int] | None) -> tuple[int, int]:
+def limits(powers: np.ndarray, decades: tuple[int, int] | None) -> tuple[int, int]:
     """The lowest and the highest power of ten that have a colour."""
     if decades is not None:
         low, high = decades

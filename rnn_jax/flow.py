@@ -32,7 +32,7 @@ import numpy as np
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
-from rnn_jax import checks, decay, products, tables
+from rnn_jax import checks, decay, products, spectrum, tables
 from rnn_jax import unroll as unrolling
 from rnn_jax.products import Scaled
 from rnn_jax.types import Cell, PyTree, Step, as_step
@@ -146,7 +146,9 @@ def profile(
         states = unrolling.unroll(step, params, state, xs)
         per_time = _differentiate(loss, states, steps)
         sweep = _Sweep(as_step(step), params, unravel, lags, directions)
-        frame = _random_frame(key, size, directions, flat_state.dtype)
+        frame = jnp.zeros((0, size), flat_state.dtype)
+        if directions:
+            frame = spectrum.random_frame(key, size, directions, flat_state.dtype).T
         at_0, at_k, contributions = sweep(frame, unrolling.previous_states(state, states), xs, per_time.flat)
 
         t, k = jnp.arange(1, steps + 1)[:, None], jnp.arange(steps + 1)[None]
@@ -324,12 +326,6 @@ def _sum(rows: Scaled) -> Scaled:
 
 def _orthonormal(rows: jax.Array) -> jax.Array:
     return lax.stop_gradient(jnp.linalg.qr(lax.stop_gradient(rows.T))[0].T)
-
-
-def _random_frame(key: jax.Array | None, size: int, directions: int, dtype: Any) -> jax.Array:
-    key = jax.random.key(0) if key is None else key
-    rows = jax.random.normal(key, (directions, size), dtype)
-    return _orthonormal(rows) if directions else rows
 
 
 def _sizes(contributions: PyTree, number: int, dtype: Any) -> dict[str, jax.Array]:

@@ -520,7 +520,7 @@ def norms_over_training(axis: "Axes", records: Records, lags: Sequence[int]) -> 
         raise ValueError(f"lags is {list(lags)}; expected 1 to {len(LINES)} lags in [0, {logs.shape[1]}).")
     for lag, line in zip(lags, LINES, strict=False):
         drawing.curve(axis, updates, relative[:, lag], f"lag {lag}", line)
-    drawing.describe(axis, "updates", _RELATIVE)
+    drawing.describe(axis, "updates", RELATIVE)
     drawing.powers_of_ten(axis)
     return drawing.with_legend(axis)
 
@@ -550,14 +550,14 @@ def norms_by_lag_over_training(
     relative = _relative(logs).T
     nowhere = np.zeros(relative.shape, bool)
     drawing.draw_map(
-        axis, drawing.Map(updates, np.arange(logs.shape[1]), relative, nowhere, _RELATIVE, decades)
+        axis, drawing.Map(updates, np.arange(logs.shape[1]), relative, nowhere, RELATIVE, decades)
     )
     drawing.describe(axis, "updates", "lag $n$, in steps")
     drawing.explain_map(axis, relative)
     return axis
 
 
-_RELATIVE = r"$\|\,\partial L_t\, /\, \partial s_{t-n}\,\|$, relative to $n = 0$"
+RELATIVE = r"$\|\,\partial L_t\, /\, \partial s_{t-n}\,\|$, relative to $n = 0$"
 
 _ARROW = [(-0.3, 0), (0.3, 0), (0.3, -0.08), (0.06, -0.08), (0.06, -0.6), (0.25, -0.6), (0, -1)]
 _ARROW += [(-x, y) for x, y in reversed(_ARROW[2:-1])] + _ARROW[:1]

@@ -209,7 +209,7 @@ def _lyapunov(
     align = settings.align
     if resume is None:
         align = checks.integer("align", steps // 10 if align is None else align, 0)
-        frame = _random_frame(settings.key, size, k, like.dtype)
+        frame = random_frame(settings.key, size, k, like.dtype)
     else:
         if align:
             raise ValueError(f"align is {align} with resume; expected none, the frame was aligned before.")
@@ -443,7 +443,7 @@ def log_singular_values(
         rows = graded.multiply(jnp.triu(triangular), exponent + shift, error, rows)
         return (frame, rows, keep(kept, slot, rows)), None
 
-    frame = _random_frame(key, size, size, stack.dtype)
+    frame = random_frame(key, size, size, stack.dtype)
     rows = graded.rows_of(jnp.eye(size, dtype=stack.dtype))
     kept = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (distinct.size, *leaf.shape)), rows)
     inputs = (stack, jnp.asarray(slot[:0:-1]))  # from the last Jacobian to the first, lag 1 to lag T
@@ -565,7 +565,12 @@ def check_accuracy(accuracy: float, dtype: Any) -> None:
         )
 
 
-def _random_frame(key: jax.Array | None, size: int, k: int, dtype: Any) -> jax.Array:
+def random_frame(key: jax.Array | None, size: int, k: int, dtype: Any) -> jax.Array:
+    """k orthonormal columns in random directions, `(S, k)`; from `jax.random.key(0)` if no key is given.
+
+    >>> random_frame(None, 5, 2, jnp.float32).shape
+    (5, 2)
+    """
     key = jax.random.key(0) if key is None else key
     # Drawn column by column: the frame of k exponents is the beginning of that of all.
     return jnp.linalg.qr(jax.random.normal(key, (k, size), dtype).T)[0]

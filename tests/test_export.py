@@ -131,6 +131,10 @@ CASES = {
     "spectrum.lyapunov_from_jacobians": (spectrum.lyapunov_from_jacobians, (STACK,)),
     "spectrum.log_singular_values": (spectrum.log_singular_values, (STACK,)),
     "spectrum.step_log_singular_values": (spectrum.step_log_singular_values, (STACK,)),
+    "spectrum.random_frame": (
+        lambda key: spectrum.random_frame(key, 5, 2, jnp.float32),
+        (jax.random.key(0),),
+    ),
     "spectrum.kaplan_yorke": (spectrum.kaplan_yorke, (EXPONENTS,)),
     "spectrum.entropy_rate": (spectrum.entropy_rate, (EXPONENTS,)),
     "spectrum.participation_ratio": (spectrum.participation_ratio, (EXPONENTS,)),

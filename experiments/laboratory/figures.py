@@ -13,14 +13,12 @@ from experiments.laboratory import claims
 from experiments.laboratory.config import Config
 from experiments.laboratory.flow import AFTER, BEFORE, Result, Training
 from experiments.laboratory.networks import ELMAN, LSTM, NAMES
-from rnn_jax import plotting
+from rnn_jax import drawing, plotting
 from rnn_jax.recording import Records
 from rnn_jax.types import PyTree
 
 LINES = dict(zip(NAMES, (style.LINES[1], style.LINES[4], style.LINES[5]), strict=True))
 
-_RELATIVE = r"$\|\,\partial L_t\, /\, \partial s_{t-n}\,\|$, relative to $n = 0$"
-_DECADES = 16
 """Powers of ten that maps show at most: what is smaller than that beside the largest is lost in a float64 sum."""
 _HIGHEST = 4
 """Power of ten at which a bound that grows leaves the picture."""
@@ -43,7 +41,7 @@ def decay_with_lag(config: Config, result: Result) -> Figure:
                     window=(config.fit_first, config.fit_last),
                     floor=1e-3,
                 )
-            axis.set(title=title, ylabel=_RELATIVE)
+            axis.set(title=title, ylabel=plotting.RELATIVE)
             _below(axis, 0.12)
         axes[0].set_ylim(top=_HIGHEST)
         axes[1].set_ylabel("")
@@ -82,7 +80,7 @@ def paths(config: Config, result: Result) -> Figure:
                 (cut.no_cell_path, r"nothing sent back to $c_{t-1}$", style.LINES[2]),
             ):
                 plotting.norms_against_lag(row[0], curves[when].mean(0), label=label, line=line)
-            row[0].set(title=f"LSTM with a path cut, {title}", ylabel=_RELATIVE)
+            row[0].set(title=f"LSTM with a path cut, {title}", ylabel=plotting.RELATIVE)
             # The means of the logarithms: no sequence alone decides.
             components = jax.tree.map(
                 lambda leaf, when=when: leaf[when].mean((0, 1)), flow.component_log_norms
@@ -187,9 +185,7 @@ def _first_seed(tree: PyTree, when: int) -> PyTree:
 def _decades(log_norms: Iterable[np.ndarray]) -> tuple[int, int]:
     """The powers of ten that maps of all of these show."""
     powers = np.concatenate([np.ravel(logs) for logs in log_norms]) / math.log(10)
-    powers = powers[np.isfinite(powers)]
-    high = math.ceil(powers.max())
-    return max(min(math.floor(powers.min()), high - 1), high - _DECADES), high
+    return drawing.limits(powers[np.isfinite(powers)], None)
 
 
 def _share_bar(axes: Iterable[Axes]) -> None:

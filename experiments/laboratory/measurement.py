@@ -139,8 +139,16 @@ def _flow(cell: Cell, bounded: bool, row: int, directions: int) -> Callable:
     def one_network(params, log_step_bound, held):
         options = {"log_step_bound": log_step_bound} if bounded else {}
         p = profiles(cell, cell, params, held.xs, held.ys, directions=directions, **options)
-        kept = {name: getattr(p, name) for name in Flow._fields if hasattr(p, name)}
-        return Flow(**kept, curves=_curve(p), **_accounting(cell, params, held, p.contributions, row))
+        return Flow(
+            losses=p.losses,
+            log_norms=p.log_norms,
+            curves=_curve(p),
+            component_log_norms=p.component_log_norms,
+            shares=p.shares,
+            alignment=p.alignment,
+            log_bound=p.log_bound,
+            **_accounting(cell, params, held, p.contributions, row),
+        )
 
     return jax.jit(
         lambda params, bounds, held: lax.map(lambda one: one_network(*one, held), (params, bounds))
