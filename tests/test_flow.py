@@ -11,7 +11,19 @@ from flax import linen, nnx
 from jax import lax
 from jax.extend import core
 
-from rnn_jax import bptt, cells, decay, flow, initializers, jacobians, losses, products, readout, unroll
+from rnn_jax import (
+    bptt,
+    cells,
+    decay,
+    flow,
+    initializers,
+    jacobians,
+    losses,
+    products,
+    readout,
+    spectrum,
+    unroll,
+)
 from tests.cases import ALL, GRADIENT_BOUND, D, N, assert_close, draw, example, rounding
 from tests.test_flax import by_flax, flax_network
 
@@ -247,7 +259,7 @@ def test_a_gradient_along_the_direction_that_grows_is_found_to_be():
 
 
 def test_a_random_frame_holds_its_size_of_a_vector_on_average():
-    frames = jax.vmap(lambda key: flow._random_frame(key, 8, 2, jnp.float32))(
+    frames = jax.vmap(lambda key: spectrum.random_frame(key, 8, 2, jnp.float32).T)(
         jax.random.split(jax.random.key(1), 2000)
     )
     np.testing.assert_allclose((frames[:, :, 0] ** 2).sum(1).mean(), 2 / 8, atol=4 * 0.2 / 2000**0.5)
