@@ -533,7 +533,7 @@ class TestAccuracy:
             stack = (rng.normal(size=(40, 3, 3)) * np.exp(-scale * np.arange(3))[:, None]).astype(np.float32)
             result = of_stack(stack, align=0)
             # The same start in float64: the identity turned by the random frame of float32.
-            frame = np.asarray(spectrum._random_frame(None, 3, 3, jnp.float32), np.float64)
+            frame = np.asarray(spectrum.random_frame(None, 3, 3, jnp.float32), np.float64)
             logs = np.zeros(3)
             for jacobian in stack.astype(np.float64):
                 frame, r = np.linalg.qr(jacobian @ frame)
