@@ -15,7 +15,9 @@ from jax.extend import core
 
 
 def weight_gradient_products(program: core.ClosedJaxpr) -> int:
-    """The number of matrix products inside loops both of whose operands change from step to step.
+    """The number of matrix products inside loops over steps both of whose operands change from step to step.
+
+    A loop that holds another one is a loop over chunks of steps: what it forms itself is formed once a chunk.
 
     >>> import jax, jax.numpy as jnp
     >>> def last(w, h):
@@ -33,17 +35,25 @@ def weight_gradient_products(program: core.ClosedJaxpr) -> int:
 
 def _count(jaxpr: core.Jaxpr, changing_inputs: list[bool]) -> int:
     """Products of two changing operands in `jaxpr`, given which of its inputs change from step to step."""
+    counts = not _holds_a_loop(jaxpr)
     changing = {var for var, changes in zip(jaxpr.invars, changing_inputs, strict=True) if changes}
     products = 0
     for equation in jaxpr.eqns:
         operands = [not isinstance(x, core.Literal) and x in changing for x in equation.invars]
         if equation.primitive.name == "dot_general":
-            products += all(operands)
+            products += counts and all(operands)
         for inner, inputs in _inner(equation, operands):
             products += _count(inner, inputs)
         if any(operands):
             changing.update(equation.outvars)
     return products
+
+
+def _holds_a_loop(jaxpr: core.Jaxpr) -> bool:
+    return any(
+        equation.primitive.name in ("scan", "while") or any(map(_holds_a_loop, _programs(equation.params.values())))
+        for equation in jaxpr.eqns
+    )
 
 
 def _inner(equation: core.JaxprEqn, operands: list[bool]) -> Iterator[tuple[core.Jaxpr, list[bool]]]:

@@ -25,11 +25,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
 
-from rnn_jax import checks, losses, readout
+from rnn_jax import checks, losses, readout, sweeps
 from rnn_jax import unroll as unrolling
-from rnn_jax.types import Cell, PyTree, Step, as_step, pull_emit
+from rnn_jax.types import Cell, PyTree, Step, pull_emit
 
 
 class Gradients(NamedTuple):
@@ -59,6 +59,7 @@ def bptt(
     *,
     lengths: Any = None,
     reverse: bool = False,
+    store: str | None = None,
 ) -> Gradients:
     """Gradients of L by backpropagation through time, from ∂L/∂s_t of every step.
 
@@ -85,12 +86,21 @@ def bptt(
     Array([[0.125, 0.25 , 0.5  , 1.   ]], dtype=float32)
     """
     params, state, xs, lengths = unrolling.arguments(params, state, xs, lengths)
-    states = _layered_unroll(cell, reverse, params, state, xs, lengths)
+    plan = sweeps.plan(cell, store, reverse, params, state, xs)
+    states, kept = sweeps.forward(plan, params, state, xs, lengths)
     cotangents = jax.tree.map(jnp.asarray, cotangents)
     remedy = "From a gradient for h_t make them with cell.emit_pullback(states, dL_dh)."
     checks.same_signature("cotangents", cotangents, "the states", states, remedy)
     checks.finite("cotangents", cotangents)
-    return _backward(cell, reverse, params, state, xs, lengths, states, cotangents)
+    return _gradients(plan, params, state, xs, lengths, kept, cotangents)
+
+
+def _gradients(plan, params, state, xs, lengths, kept, cotangents) -> Gradients:
+    swept = sweeps.backward(
+        plan._replace(want_deltas=True), params, state, xs, lengths, kept, cotangents, None
+    )
+    deltas = jax.tree.map(jnp.add, swept.carried, cotangents)
+    return Gradients(swept.params, swept.state, swept.xs, deltas)
 
 
 class LossGradients(NamedTuple):
@@ -122,6 +132,7 @@ def loss_gradients(
     loss: losses.Loss = losses.CROSS_ENTROPY,
     weights: jax.Array | None = None,
     lengths: Any = None,
+    store: str | None = None,
 ) -> LossGradients:
     """The note's gradient from end to end, without automatic differentiation: L = Σ_t w_t L_t(ŷ_t, y_t).
 
@@ -156,7 +167,8 @@ def loss_gradients(
         )
     params, state, xs, lengths = unrolling.arguments(params, state, xs, lengths)
     checks.finite("readout_params", readout_params)
-    states = _layered_unroll(cell, False, params, state, xs, lengths)
+    plan = sweeps.plan(cell, store, False, params, state, xs)
+    states, kept = sweeps.forward(plan, params, state, xs, lengths)
     h = cell.emit(states)
     outputs = readout.linear(readout_params, h)
     per_step = loss.per_step(outputs, targets)
@@ -171,7 +183,7 @@ def loss_gradients(
     do = jnp.where(weights[..., None] != 0, weights[..., None] * loss.derivative(outputs, targets), 0)
     d_readout, dh = readout.pullback(readout_params, h, do)
     cotangents = pull_emit(cell, states, dh)
-    gradients = _backward(cell, False, params, state, xs, lengths, states, cotangents)
+    gradients = _gradients(plan, params, state, xs, lengths, kept, cotangents)
     return LossGradients(loss=losses.total(per_step, weights), readout=d_readout, **gradients._asdict())
 
 
@@ -183,6 +195,7 @@ def unroll(
     *,
     lengths: Any = None,
     reverse: bool = False,
+    store: str | None = None,
 ) -> PyTree:
     """The states h_1 … h_T, with the hand-written backward pass as the VJP.
 
@@ -196,7 +209,8 @@ def unroll(
     >>> grads.w_hh.shape
     (4, 8, 8)
     """
-    return _unroll(cell, reverse, *unrolling.arguments(params, state, xs, lengths))
+    params, state, xs, lengths = unrolling.arguments(params, state, xs, lengths)
+    return _unroll(sweeps.plan(cell, store, reverse, params, state, xs), params, state, xs, lengths)
 
 
 def final_state(
@@ -207,6 +221,7 @@ def final_state(
     *,
     lengths: Any = None,
     reverse: bool = False,
+    store: str | None = None,
 ) -> PyTree:
     """h_T alone, with the hand-written backward pass as the VJP.
 
@@ -221,222 +236,71 @@ def final_state(
     >>> jax.grad(lambda h: final_state(cell, params, h, xs).sum())(h_0).shape
     (8,)
     """
-    return _final_state(cell, reverse, *unrolling.arguments(params, state, xs, lengths))
+    params, state, xs, lengths = unrolling.arguments(params, state, xs, lengths)
+    return _final_state(sweeps.plan(cell, store, reverse, params, state, xs), params, state, xs, lengths)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _unroll(cell, reverse, params, state, xs, lengths):
-    return _layered_unroll(cell, reverse, params, state, xs, lengths)
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _unroll(plan, params, state, xs, lengths):
+    return sweeps.forward(plan, params, state, xs, lengths)[0]
 
 
-def _unroll_forward(cell, reverse, params, state, xs, lengths):
-    states = _layered_unroll(cell, reverse, params, state, xs, lengths)
-    return states, (params, state, xs, lengths, states)
+def _unroll_forward(plan, params, state, xs, lengths):
+    (params, state, xs, lengths), wanted = _primals(params, state, xs, lengths)
+    states, kept = sweeps.forward(plan, params, state, xs, lengths)
+    return states, (params, state, xs, lengths, kept, wanted)
 
 
-def _unroll_backward(cell, reverse, residuals, cotangents):
-    params, state, xs, lengths, states = residuals
-    gradients = _backward(cell, reverse, params, state, xs, lengths, states, cotangents)
-    return gradients.params, gradients.state, gradients.xs, None
+def _unroll_backward(plan, residuals, cotangents):
+    *residuals, wanted = residuals
+    cotangents = jax.tree.map(_none_for_zeros, cotangents, is_leaf=_is_symbolic)
+    swept = sweeps.backward(plan._replace(want_xs=wanted is not None), *residuals, cotangents, None)
+    return swept.params, swept.state, swept.xs, None
 
 
-_unroll.defvjp(_unroll_forward, _unroll_backward)
+_unroll.defvjp(_unroll_forward, _unroll_backward, symbolic_zeros=True)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _final_state(cell, reverse, params, state, xs, lengths):
-    return unrolling.final_state(cell, params, state, xs, lengths=lengths, reverse=reverse)
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _final_state(plan, params, state, xs, lengths):
+    return unrolling.final_state(plan.cell, params, state, xs, lengths=lengths, reverse=plan.reverse)
 
 
-def _final_state_forward(cell, reverse, params, state, xs, lengths):
-    states = _layered_unroll(cell, reverse, params, state, xs, lengths)
-    return _last(states, reverse), (params, state, xs, lengths, states)
+def _final_state_forward(plan, params, state, xs, lengths):
+    (params, state, xs, lengths), wanted = _primals(params, state, xs, lengths)
+    last, kept = sweeps.forward_final(plan, params, state, xs, lengths)
+    return last, (params, state, xs, lengths, kept, wanted)
 
 
-def _final_state_backward(cell, reverse, residuals, cotangent):
-    params, state, xs, lengths, states = residuals
-    gradients = _backward(cell, reverse, params, state, xs, lengths, states, None, cotangent)
-    return gradients.params, gradients.state, gradients.xs, None
+def _final_state_backward(plan, residuals, cotangent):
+    *residuals, wanted = residuals
+    cotangent = jax.tree.map(_zeros_for_zeros, cotangent, is_leaf=_is_symbolic)
+    swept = sweeps.backward(plan._replace(want_xs=wanted is not None), *residuals, None, cotangent)
+    return swept.params, swept.state, swept.xs, None
 
 
-_final_state.defvjp(_final_state_forward, _final_state_backward)
+_final_state.defvjp(_final_state_forward, _final_state_backward, symbolic_zeros=True)
 
 
-def _layered_unroll(cell, reverse, params, state, xs, lengths):
-    """The forward pass: a stack layer by layer, so that each layer's inputs are at hand for the way back."""
-    if not (isinstance(cell, Cell) and cell.layers):
-        return unrolling.unroll(cell, params, state, xs, lengths=lengths, reverse=reverse)
-    checks.layers("params", params, len(cell.layers))
-    checks.layers("state", state, len(cell.layers))
-    states = []
-    for layer, p, s in zip(cell.layers, params, state, strict=True):
-        states.append(_layered_unroll(layer, reverse, p, s, xs, lengths))
-        xs = layer.emit(states[-1])
-    return tuple(states)
+def _primals(*arguments):
+    """The values of arguments of a custom VJP; and () if ∂L/∂x_t is asked for, None if not."""
+
+    def is_primal(leaf):
+        return isinstance(leaf, CustomVJPPrimal)
+
+    values = jax.tree.map(lambda leaf: leaf.value, arguments, is_leaf=is_primal)
+    _, _, xs, _ = arguments
+    perturbed = any(leaf.perturbed for leaf in jax.tree.leaves(xs, is_leaf=is_primal))
+    return values, () if perturbed else None
 
 
-def _backward(
-    cell, reverse, params, state, xs, lengths, states, cotangents, final_cotangent=None
-) -> Gradients:
-    """The backward pass from the states of the forward one.
-
-    `cotangents` are those of every step, or None for zeros; `final_cotangent` is one more on the last state.
-    """
-    if final_cotangent is None:
-        final_cotangent = jax.tree.map(jnp.zeros_like, state)
-    sweep = _sweep_stack if isinstance(cell, Cell) and cell.layers else _sweep
-    swept = sweep(cell, reverse, params, state, xs, lengths, states, cotangents, final_cotangent)
-    return Gradients(swept.params, swept.state, swept.xs, deltas=_add(swept.carried, cotangents))
+def _is_symbolic(leaf):
+    return isinstance(leaf, SymbolicZero)
 
 
-class _Swept(NamedTuple):
-    """Gradients, and carried[t − 1] = J_{t+1}ᵀ δ_{t+1}: what reaches s_t from later steps."""
-
-    params: PyTree
-    state: PyTree
-    xs: PyTree
-    carried: PyTree
+def _none_for_zeros(leaf):
+    return None if _is_symbolic(leaf) else leaf
 
 
-def _sweep(cell, reverse, params, state, xs, lengths, states, cotangents, final_cotangent) -> _Swept:
-    """δ_t = ∂L/∂s_t + J_{t+1}ᵀ δ_{t+1} for one cell or step, then the products over all of time."""
-    previous = unrolling.previous_states(state, states, reverse=reverse)
-    valid = unrolling.valid(xs, lengths)
-    xs = unrolling.where_valid(valid, xs, jax.tree.map(jnp.zeros_like, xs))
-    for leaf in jax.tree.leaves(state):
-        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
-            raise ValueError(
-                f"the state has a leaf of dtype {leaf.dtype}; backpropagation by hand takes floating-point states. "
-                "Hand counters and keys in with xs, or use jax.grad of rnn_jax.unroll.unroll."
-            )
-    local = _local_derivatives(cell, params, previous, xs, states)
-
-    def body(carried, inputs):
-        cotangent, mask, residual = inputs
-        delta = _add(carried, cotangent)
-        # Past the end of a sequence the state was copied: δ passes unchanged, and nothing reaches θ and x_t.
-        reaching = unrolling.where_valid(mask, delta, jax.tree.map(jnp.zeros_like, delta))
-        passed, collected = local.pullback(residual, reaching)
-        return unrolling.where_valid(mask, passed, delta), (carried, collected)
-
-    inputs = (cotangents, valid, local.residuals)
-    # The scan runs against the direction of the recurrence.
-    d_state, (carried, collected) = lax.scan(body, final_cotangent, inputs, reverse=not reverse)
-    d_params, d_xs = local.finish(collected)
-    return _Swept(d_params, d_state, d_xs, carried)
-
-
-def _sweep_stack(cell, reverse, params, state, xs, lengths, states, cotangents, final_cotangent) -> _Swept:
-    """Layers from the top down; each layer's ∂L/∂x_t joins the cotangents of the layer below."""
-    swept: list[_Swept] = []
-    from_above = None
-    for level in reversed(range(len(cell.layers))):
-        layer = cell.layers[level]
-        below = cell.layers[level - 1] if level else None
-        sweep = _sweep_stack if layer.layers else _sweep
-        gradients = sweep(
-            layer,
-            reverse,
-            params[level],
-            state[level],
-            xs if below is None else below.emit(states[level - 1]),
-            lengths,
-            states[level],
-            _add(from_above, None if cotangents is None else cotangents[level]),
-            final_cotangent[level],
-        )
-        swept.insert(0, gradients)
-        if below is not None:
-            from_above = pull_emit(below, states[level - 1], gradients.xs)
-    layers = _Swept(*zip(*swept, strict=True))
-    return layers._replace(xs=swept[0].xs)
-
-
-class _Local(NamedTuple):
-    """One step's transposed derivatives, along time.
-
-    Attributes:
-      residuals: what the pullback needs of each step, leaves with a leading time axis.
-      pullback: `(residual, δ_t) -> (J_tᵀ δ_t, collected)`, inside the loop.
-      finish: `collected` of all steps `-> (∂L/∂θ, ∂L/∂x_1…T)`, after the loop.
-    """
-
-    residuals: PyTree
-    pullback: Any
-    finish: Any
-
-
-def _local_derivatives(
-    cell: Cell | Step, params: PyTree, previous: PyTree, xs: PyTree, states: PyTree
-) -> _Local:
-    if isinstance(cell, Cell) and cell.pullback is not None:
-        return _structured_derivatives(cell, params, previous, xs, states)
-    if isinstance(cell, Cell) and cell.step_pullback is not None:
-        return _whole_step_derivatives(cell, params, previous, xs, states)
-    return _autodiff_derivatives(as_step(cell), params, previous, xs)
-
-
-def _structured_derivatives(cell, params, previous, xs, states) -> _Local:
-    """J_tᵀ δ = ∂update/∂sᵀ δ + ∂emit/∂sᵀ Rᵀ ∂update/∂rᵀ δ, the elementwise derivatives by hand.
-
-    drive and recur are affine: their VJPs transpose a product, and differentiate nothing.
-    """
-    h_previous = cell.emit(previous)
-
-    def pullback(residual, delta):
-        s_previous, u, r, s = residual
-        ds, du, dr = cell.pullback(s_previous, u, r, s, delta)
-        (dh,) = jax.vjp(partial(cell.recur, params), cell.emit(s_previous))[1](dr)
-        return _add(ds, pull_emit(cell, s_previous, dh)), (du, dr)
-
-    def finish(collected):
-        du, dr = collected
-        d_params_drive, d_xs = jax.vjp(cell.drive, params, xs)[1](du)
-        (d_params_recur,) = jax.vjp(lambda p: cell.recur(p, h_previous), params)[1](dr)
-        return _add(d_params_drive, d_params_recur), d_xs
-
-    # u_t and r_t are formed again for all of time, in two products, rather than kept by the forward pass.
-    residuals = (previous, cell.drive(params, xs), cell.recur(params, h_previous), states)
-    return _Local(residuals, pullback, finish)
-
-
-def _whole_step_derivatives(cell, params, previous, xs, states) -> _Local:
-    """The cell's derivative of the whole step: inside the loop for the state, once after it for θ and x."""
-
-    def pullback(residual, delta):
-        _, ds, _ = cell.step_pullback(params, *residual, delta)
-        return ds, delta
-
-    def finish(deltas):
-        d_params, _, d_xs = cell.step_pullback(params, previous, xs, states, deltas)
-        return d_params, d_xs
-
-    return _Local((previous, xs, states), pullback, finish)
-
-
-def _autodiff_derivatives(step, params, previous, xs) -> _Local:
-    """`jax.vjp` of a step that says nothing about itself; only the recursion is by hand."""
-
-    def pullback(residual, delta):
-        s_previous, x = residual
-        (ds,) = jax.vjp(lambda s: step(params, s, x), s_previous)[1](delta)
-        return ds, delta
-
-    def finish(deltas):
-        def all_steps(params, xs):
-            return jax.vmap(step, in_axes=(None, 0, 0))(params, previous, xs)
-
-        return jax.vjp(all_steps, params, xs)[1](deltas)
-
-    return _Local((previous, xs), pullback, finish)
-
-
-def _add(a: PyTree, b: PyTree) -> PyTree:
-    """The sum of two trees, None standing for zeros."""
-    if a is None or b is None:
-        return b if a is None else a
-    return jax.tree.map(jnp.add, a, b)
-
-
-def _last(states: PyTree, reverse: bool) -> PyTree:
-    return jax.tree.map(lambda leaf: leaf[0 if reverse else -1], states)
+def _zeros_for_zeros(leaf):
+    return jnp.zeros(leaf.shape, leaf.dtype) if _is_symbolic(leaf) else leaf

@@ -199,15 +199,15 @@ def _layer_rows(
         rows = [jnp.pad(r, ((0, 0), (0, 0), (0, width - r.shape[-1]))) for r in rows]
         return jnp.concatenate(rows, axis=1), below
 
-    drive, recur, pullback, emit_pullback = _structure(cell)
+    drive, recur, gates, pullback, emit_pullback = _structure(cell)
     h_previous = cell.emit(previous)
-    u, r = drive(params, inputs), recur(params, h_previous)
+    a = gates(drive(params, inputs), recur(params, h_previous))
     recurrent = _matrix(lambda h: recur(params, h), h_previous[0])
     emitted_from = jax.tree.leaves(emit_pullback(previous, jnp.ones_like(h_previous)))
 
     rows = []
     for cotangent in _unit_cotangents(states):
-        ds, du, dr = pullback(previous, u, r, states, cotangent)
+        ds, du, dr = pullback(previous, a, states, cotangent)
         through_r = _scaled_sum(dr, recurrent)
         blocks = [
             _diagonals(d) + through_r * e[:, None, :]
@@ -266,6 +266,6 @@ def _require_structure(cell: Cell) -> None:
         )
 
 
-def _structure(cell: Cell) -> tuple[Callable, Callable, Callable, Callable]:
+def _structure(cell: Cell) -> tuple[Callable, Callable, Callable, Callable, Callable]:
     """The parts of a structured cell."""
-    return cell.drive, cell.recur, cell.pullback, partial(pull_emit, cell)  # type: ignore[return-value]
+    return cell.drive, cell.recur, cell.gates, cell.pullback, partial(pull_emit, cell)  # type: ignore[return-value]

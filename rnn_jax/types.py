@@ -20,7 +20,8 @@ says more about itself, and that is what the hand-written gradients and the stru
 
     u_t = W_x x_t + b            drive(params, x)        affine in x, no state in it
     r_t = R emit(s_{t−1}) + b_r  recur(params, h)        affine in h, the one product on the sequential path
-    s_t = update(s_{t−1}, u_t, r_t)                      elementwise over hidden units, no parameters
+    a_t = gates(u_t, r_t)                                elementwise over hidden units, no parameters
+    s_t = update(s_{t−1}, a_t)                           elementwise over hidden units, no parameters
     h_t = emit(s_t)                                      elementwise: what the recurrent weights, the readout
                                                          and the next layer see
 """
@@ -59,9 +60,14 @@ class Cell(NamedTuple):
       emit: `state -> h`, `(*B, N)`.
       drive: `(params, x) -> u`.
       recur: `(params, h) -> r`.
-      update: `(state, u, r) -> state`.
-      pullback: `(s, u, r, s_new, ds_new) -> (ds, du, dr)`, the transposed derivative of `update`.
+      gates: `(u, r) -> a`, a tree of arrays `(*B, N)`: what `update` and `pullback` need of u_t and r_t. The gates of a
+        gated cell, the pre-activation of another: what a forward pass may keep for the way back.
+      update: `(state, a) -> state`.
+      pullback: `(s, a, s_new, ds_new) -> (ds, du, dr)`, the transposed derivative of `update` and `gates` together;
+        du and dr are one and the same array where u and r enter by their sum.
       emit_pullback: `(s, dh) -> ds`, the transposed derivative of `emit`.
+      drive_pullback, recur_pullback: `(params, du) -> dx` and `(params, dr) -> dh`, the transposed affine maps.
+      params_pullback: `(params, x, h, du, dr) -> dparams`, what both say of the parameters, summed over all batch axes.
       step_pullback: `(params, s, x, s_new, ds_new) -> (dparams, ds, dx)`, the transposed derivative of a whole
         step by hand, for a cell that does not fit the structure; `dparams` is summed over all batch axes.
       layers: the cells of a stack, bottom first; empty for a single cell.
@@ -73,9 +79,13 @@ class Cell(NamedTuple):
     emit: Callable[[PyTree], jax.Array]
     drive: Callable[[PyTree, jax.Array], jax.Array] | None = None
     recur: Callable[[PyTree, jax.Array], jax.Array] | None = None
-    update: Callable[[PyTree, jax.Array, jax.Array], PyTree] | None = None
+    gates: Callable[[jax.Array, jax.Array], PyTree] | None = None
+    update: Callable[[PyTree, PyTree], PyTree] | None = None
     pullback: Callable[..., tuple[PyTree, jax.Array, jax.Array]] | None = None
     emit_pullback: Callable[[PyTree, jax.Array], PyTree] | None = None
+    drive_pullback: Callable[[PyTree, jax.Array], jax.Array] | None = None
+    recur_pullback: Callable[[PyTree, jax.Array], jax.Array] | None = None
+    params_pullback: Callable[..., PyTree] | None = None
     step_pullback: Callable[..., tuple[PyTree, PyTree, jax.Array]] | None = None
     layers: tuple["Cell", ...] = ()
 

@@ -57,7 +57,7 @@ def unroll(
            [1., 3.]], dtype=float32)
     """
     params, state, xs, lengths = arguments(params, state, xs, lengths)
-    body = _scan_body(as_step(step), params)
+    body = body_of(as_step(step), params)
     _, states = lax.scan(
         lambda carry, inputs: (new := body(carry, inputs), new),
         state,
@@ -82,7 +82,7 @@ def unroll_loop(
     Array([[1., 2., 3.]], dtype=float32)
     """
     params, state, xs, lengths = arguments(params, state, xs, lengths)
-    body = _scan_body(as_step(step), params)
+    body = body_of(as_step(step), params)
     inputs = (xs, valid(xs, lengths))
     steps = checks.sequence_length(xs)
     states: list = [None] * steps
@@ -108,7 +108,7 @@ def final_state(
     Array([3.], dtype=float32)
     """
     params, state, xs, lengths = arguments(params, state, xs, lengths)
-    body = _scan_body(as_step(step), params)
+    body = body_of(as_step(step), params)
     inputs = (xs, valid(xs, lengths))
     return lax.scan(lambda carry, inputs: (body(carry, inputs), None), state, inputs, reverse=reverse)[0]
 
@@ -217,8 +217,12 @@ _REMEDY = (
 )
 
 
-def _scan_body(step: Step, params: PyTree) -> Callable[[PyTree, PyTree], PyTree]:
-    """(h_{t−1}, (x_t, valid_t)) ↦ h_t, frozen where not valid."""
+def body_of(step: Step, params: PyTree) -> Callable[[PyTree, PyTree], PyTree]:
+    """(h_{t−1}, (x_t, valid_t)) ↦ h_t, frozen where not valid: the body of every scan along a sequence.
+
+    >>> body_of(lambda params, state, x: state + x, None)(jnp.zeros(2), (jnp.ones(2), jnp.array([True, False])))
+    Array([1., 0.], dtype=float32)
+    """
 
     def body(state, inputs):
         x, mask = inputs

@@ -23,7 +23,8 @@ TIERS = [
     ["initializers", "losses", "tables"],
     ["cells", "products", "readout"],
     ["graded", "unroll"],
-    ["bptt", "jacobians"],
+    ["sweeps", "jacobians"],
+    ["bptt"],
     ["decay", "recording", "spectrum", "streaming"],
     ["flow"],
     ["drawing"],
@@ -58,7 +59,7 @@ def test_imports_run_one_way(path):
 
 
 @pytest.mark.parametrize(
-    "name", ["unroll", "bptt", "jacobians", "products", "streaming", "graded", "spectrum", "decay", "flow"]
+    "name", ["unroll", "sweeps", "bptt", "jacobians", "products", "streaming", "graded", "spectrum", "decay", "flow"]
 )
 def test_algorithms_know_no_particular_cell(name):
     assert "cells" not in set(imported(PACKAGE / f"{name}.py"))

@@ -199,8 +199,8 @@ def test_local_pullbacks_are_the_transposed_derivatives_of_the_parts(name, float
     )
     if cell.pullback:
         u, r = cell.drive(params, xs[0]), cell.recur(params, cell.emit(state))
-        expected = jax.vjp(cell.update, state, u, r)[1](d_new)
-        actual = cell.pullback(state, u, r, new, d_new)
+        expected = jax.vjp(lambda s, u, r: cell.update(s, cell.gates(u, r)), state, u, r)[1](d_new)
+        actual = cell.pullback(state, cell.gates(u, r), new, d_new)
     else:
         expected = jax.vjp(cell.step, params, state, xs[0])[1](d_new)
         actual = cell.step_pullback(params, state, xs[0], new, d_new)

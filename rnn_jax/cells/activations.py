@@ -27,7 +27,7 @@ def identity(z: jax.Array) -> jax.Array:
 
 _DERIVATIVES: dict[Callable, Callable[[jax.Array, jax.Array], jax.Array]] = {
     jnp.tanh: lambda z, h: 1 - h * h,
-    jax.nn.relu: lambda z, h: (z > 0).astype(z.dtype),
+    jax.nn.relu: lambda z, h: (h > 0).astype(h.dtype),
     jax.nn.sigmoid: lambda z, h: h * (1 - h),
     jax.nn.hard_tanh: lambda z, h: (jnp.abs(z) <= 1).astype(z.dtype),
     identity: lambda z, h: jnp.ones_like(z),

@@ -24,11 +24,13 @@ from jax.typing import DTypeLike
 from rnn_jax import checks, initializers
 from rnn_jax.cells.structure import (
     add_bias,
+    bias_gradient,
     check_parameters,
     drive,
     emit_hidden,
     emit_hidden_pullback,
     hidden_state,
+    params_pullback,
     project,
     recur,
     sizes,
@@ -87,28 +89,40 @@ def _recur(params: GRUParams, h: jax.Array) -> jax.Array:
     return add_bias(recur(params, h), b_r)
 
 
-def _gates(u: jax.Array, r: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _params_pullback(params: GRUParams, x, h, du, dr) -> GRUParams:
+    shared = params_pullback(params, x, h, du, dr)
+    return shared._replace(b_hn=bias_gradient(dr[..., 2, :], params.b_hn))
+
+
+class _Gates(NamedTuple):
+    """r_t, z_t, n_t, and R_n h_{t−1} + b_hn, which the reset gate multiplies."""
+
+    reset: jax.Array
+    keep: jax.Array
+    candidate: jax.Array
+    product: jax.Array
+
+
+def _gates(u: jax.Array, r: jax.Array) -> _Gates:
     reset = jax.nn.sigmoid(u[..., 0, :] + r[..., 0, :])
     keep = jax.nn.sigmoid(u[..., 1, :] + r[..., 1, :])
-    candidate = jnp.tanh(u[..., 2, :] + reset * r[..., 2, :])
-    return reset, keep, candidate
+    product = r[..., 2, :]
+    return _Gates(reset, keep, jnp.tanh(u[..., 2, :] + reset * product), product)
 
 
-def _update(h: jax.Array, u: jax.Array, r: jax.Array) -> jax.Array:
-    _, keep, candidate = _gates(u, r)
-    return keep * h + (1 - keep) * candidate
+def _update(h: jax.Array, a: _Gates) -> jax.Array:
+    return a.keep * h + (1 - a.keep) * a.candidate
 
 
-def _pullback(h, u, r, h_new, dh_new):
+def _pullback(h, a, h_new, dh_new):
     """The local derivatives, gate by gate; da is the cotangent of a gate's pre-activation."""
     del h_new
-    reset, keep, candidate = _gates(u, r)
-    da_keep = dh_new * (h - candidate) * keep * (1 - keep)
-    da_candidate = dh_new * (1 - keep) * (1 - candidate * candidate)
-    da_reset = da_candidate * r[..., 2, :] * reset * (1 - reset)
+    da_keep = dh_new * (h - a.candidate) * a.keep * (1 - a.keep)
+    da_candidate = dh_new * (1 - a.keep) * (1 - a.candidate * a.candidate)
+    da_reset = da_candidate * a.product * a.reset * (1 - a.reset)
     du = jnp.stack([da_reset, da_keep, da_candidate], axis=-2)
-    dr = jnp.stack([da_reset, da_keep, da_candidate * reset], axis=-2)
-    return dh_new * keep, du, dr
+    dr = jnp.stack([da_reset, da_keep, da_candidate * a.reset], axis=-2)
+    return dh_new * a.keep, du, dr
 
 
 @cache
@@ -123,7 +137,13 @@ def gru() -> Cell:
     (8,)
     """
     return structured_cell(
-        init=_init_reset_after, gates=(3,), recur=_recur, update=_update, pullback=_pullback
+        init=_init_reset_after,
+        gate_shape=(3,),
+        gates=_gates,
+        recur=_recur,
+        params_pullback=_params_pullback,
+        update=_update,
+        pullback=_pullback,
     )
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from rnn_jax.cells.activations import Activation, check_activation, derivative
 from rnn_jax.cells.structure import structured_cell
-from rnn_jax.cells.vanilla import init_elman
+from rnn_jax.cells.vanilla import init_elman, total_input
 from rnn_jax.types import Cell
 
 
@@ -45,32 +45,42 @@ def leaky(leak: float, activation: Activation = jnp.tanh, *, pre_activation: boo
 def _post_activation(leak: float, activation: Activation) -> Cell:
     slope = derivative(activation)
 
-    def update(h, u, r):
-        return (1 - leak) * h + leak * activation(u + r)
-
-    def pullback(h, u, r, h_new, dh_new):
-        del h, h_new
+    def gates(u, r):
         z = u + r
-        dz = leak * dh_new * slope(z, activation(z))
+        return z, activation(z)
+
+    def update(h, a):
+        _, f = a
+        return (1 - leak) * h + leak * f
+
+    def pullback(h, a, h_new, dh_new):
+        del h, h_new
+        dz = leak * dh_new * slope(*a)
         return (1 - leak) * dh_new, dz, dz
 
-    return structured_cell(init=init_elman, update=update, pullback=pullback)
+    return structured_cell(init=init_elman, gates=gates, update=update, pullback=pullback)
 
 
 @cache
 def _pre_activation(leak: float, activation: Activation) -> Cell:
     slope = derivative(activation)
 
-    def update(v, u, r):
-        return (1 - leak) * v + leak * (u + r)
+    def update(v, z):
+        return (1 - leak) * v + leak * z
 
-    def pullback(v, u, r, v_new, dv_new):
-        del v, u, r, v_new
-        return (1 - leak) * dv_new, leak * dv_new, leak * dv_new
+    def pullback(v, z, v_new, dv_new):
+        del v, z, v_new
+        dz = leak * dv_new
+        return (1 - leak) * dv_new, dz, dz
 
     def emit_pullback(v, dh):
         return dh * slope(v, activation(v))
 
     return structured_cell(
-        init=init_elman, update=update, pullback=pullback, emit=activation, emit_pullback=emit_pullback
+        init=init_elman,
+        gates=total_input,
+        update=update,
+        pullback=pullback,
+        emit=activation,
+        emit_pullback=emit_pullback,
     )

@@ -101,14 +101,14 @@ def _lstm(forget_bias: float) -> Cell:
         o = jax.nn.sigmoid(a[..., 3, :])
         return i, f, g, o
 
-    def update(state, u, r):
-        i, f, g, o = gates(u, r)
+    def update(state, a):
+        i, f, g, o = a
         c = f * state.c + i * g
         return LSTMState(h=o * jnp.tanh(c), c=c)
 
-    def pullback(state, u, r, new, dnew):
+    def pullback(state, a, new, dnew):
         # dc gathers both ways out of c_t: into c_{t+1}, and through tanh into h_t.
-        i, f, g, o = gates(u, r)
+        i, f, g, o = a
         tanh_c = jnp.tanh(new.c)
         dc = dnew.c + dnew.h * o * (1 - tanh_c * tanh_c)
         da = jnp.stack(
@@ -124,8 +124,9 @@ def _lstm(forget_bias: float) -> Cell:
 
     return structured_cell(
         init=_init,
-        gates=(4,),
+        gate_shape=(4,),
         initial_state=_initial_state,
+        gates=gates,
         update=update,
         pullback=pullback,
         emit=_emit,

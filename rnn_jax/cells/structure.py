@@ -1,5 +1,6 @@
 """What the cells share: parameters from initialisers, zero states, affine maps, and the step of a structured cell."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import jax
@@ -36,16 +37,42 @@ def project(weights: jax.Array, x: jax.Array) -> jax.Array:
     return product.reshape(*x.shape[:-1], *weights.shape[:-1])
 
 
-def check_parameters(params: PyTree, gates: tuple[int, ...]) -> None:
+def project_back(weights: jax.Array, dy: jax.Array) -> jax.Array:
+    """Wᵀ dy, the transpose of `project`: `(N, D)`, `(…, N)` → `(…, D)`; with gates `(G, N, D)`, `(…, G, N)` → `(…, D)`."""
+    flat = weights.reshape(-1, weights.shape[-1])
+    dy = dy.reshape(*dy.shape[: dy.ndim - weights.ndim + 1], -1)
+    return lax.dot_general(dy, flat, (((dy.ndim - 1,), (0,)), ((), ())))
+
+
+def weight_gradient(dy: jax.Array, x: jax.Array) -> jax.Array:
+    """Σ dy xᵀ over all batch axes: `(…, [G,] N)`, `(…, D)` → `([G,] N, D)`, in one GEMM."""
+    batch, features = x.shape[:-1], x.shape[-1]
+    outputs = dy.shape[len(batch) :]
+    x, dy = x.reshape(-1, features), dy.reshape(-1, math.prod(outputs))
+    # A backend transposes one operand to sum over its rows: dy, or x, and then the result once more. The cheaper way.
+    rows, (_, wide) = x.shape[0], dy.shape
+    if rows * wide <= (rows + wide) * features:
+        product = lax.dot_general(dy, x, (((0,), (0,)), ((), ())))
+    else:
+        product = lax.dot_general(x, dy, (((0,), (0,)), ((), ()))).T
+    return product.reshape(*outputs, features)
+
+
+def bias_gradient(dy: jax.Array, bias: jax.Array) -> jax.Array:
+    """Σ dy over all batch axes."""
+    return dy.sum(tuple(range(dy.ndim - bias.ndim)))
+
+
+def check_parameters(params: PyTree, gate_shape: tuple[int, ...]) -> None:
     """Raise unless w_hh, w_xh, b_h (and b_hn) fit each other: nothing of them is broadcast or left out.
 
     Args:
       params: the parameters of one layer.
-      gates: `()` for a cell without gates, `(G,)` for one with G.
+      gate_shape: `()` for a cell without gates, `(G,)` for one with G.
     """
     checks.square("w_hh", params.w_hh.shape)
     n, d = params.w_hh.shape[-1], params.w_xh.shape[-1] if params.w_xh.ndim else 0
-    expected = {"w_hh": (*gates, n, n), "w_xh": (*gates, n, d), "b_h": (*gates, n)}
+    expected = {"w_hh": (*gate_shape, n, n), "w_xh": (*gate_shape, n, d), "b_h": (*gate_shape, n)}
     if hasattr(params, "b_hn"):
         expected["b_hn"] = (n,)
     for name, shape in expected.items():
@@ -53,7 +80,7 @@ def check_parameters(params: PyTree, gates: tuple[int, ...]) -> None:
         if value.shape != shape:
             raise ValueError(
                 f"{name} has shape {value.shape}; expected {shape}, with N = {n} of w_hh, for a cell with "
-                f"{gates[0] if gates else 'no'} gates. Make parameters with the init of the same cell."
+                f"{gate_shape[0] if gate_shape else 'no'} gates. Make parameters with the init of the same cell."
             )
         if value.dtype != params.w_hh.dtype or not jnp.issubdtype(value.dtype, jnp.floating):
             raise ValueError(
@@ -80,6 +107,23 @@ def recur(params: PyTree, h: jax.Array) -> jax.Array:
     return project(params.w_hh, h)
 
 
+def drive_pullback(params: PyTree, du: jax.Array) -> jax.Array:
+    """∂L/∂x_t = W_xhᵀ du."""
+    return project_back(params.w_xh, du)
+
+
+def recur_pullback(params: PyTree, dr: jax.Array) -> jax.Array:
+    """∂L/∂h_{t−1} = W_hhᵀ dr."""
+    return project_back(params.w_hh, dr)
+
+
+def params_pullback(params: PyTree, x: jax.Array, h: jax.Array, du: jax.Array, dr: jax.Array) -> PyTree:
+    """∂L/∂W_hh = Σ dr hᵀ, ∂L/∂W_xh = Σ du xᵀ, ∂L/∂b_h = Σ du."""
+    return params._replace(
+        w_hh=weight_gradient(dr, h), w_xh=weight_gradient(du, x), b_h=bias_gradient(du, params.b_h)
+    )
+
+
 def hidden_state(params: PyTree, batch_shape: tuple[int, ...] = ()) -> jax.Array:
     """h_0 = 0, `(*batch_shape, N)`, in the parameters' dtype."""
     return jnp.zeros((*batch_shape, params.w_hh.shape[-1]), params.w_hh.dtype)
@@ -99,23 +143,24 @@ def emit_hidden_pullback(state: jax.Array, dh: jax.Array) -> jax.Array:
 def structured_cell(
     *,
     init: Callable[..., PyTree],
-    gates: tuple[int, ...] = (),
-    update: Callable[..., PyTree],
+    gate_shape: tuple[int, ...] = (),
+    gates: Callable[[jax.Array, jax.Array], PyTree],
+    update: Callable[[PyTree, PyTree], PyTree],
     pullback: Callable[..., tuple],
     initial_state: Callable[..., PyTree] = hidden_state,
-    drive: Callable[..., jax.Array] = drive,
     recur: Callable[..., jax.Array] = recur,
+    params_pullback: Callable[..., PyTree] = params_pullback,
     emit: Callable[[PyTree], jax.Array] = emit_hidden,
     emit_pullback: Callable[..., PyTree] = emit_hidden_pullback,
 ) -> Cell:
-    """A cell from its parts; the step is s_t = update(s_{t−1}, drive(x_t), recur(emit(s_{t−1})))."""
+    """A cell from its parts; the step is s_t = update(s_{t−1}, gates(drive(x_t), recur(emit(s_{t−1}))))."""
 
     def step(params: PyTree, state: PyTree, x: jax.Array) -> PyTree:
-        check_parameters(params, gates)
+        check_parameters(params, gate_shape)
         x, h = jnp.asarray(x), emit(state)
         u, r = drive(params, x), recur(params, h)
         checks.batch("x", x, "h", h)
-        return update(state, u, r)
+        return update(state, gates(u, r))
 
     return Cell(
         init=init,
@@ -124,7 +169,11 @@ def structured_cell(
         emit=emit,
         drive=drive,
         recur=recur,
+        gates=gates,
         update=update,
         pullback=pullback,
         emit_pullback=emit_pullback,
+        drive_pullback=drive_pullback,
+        recur_pullback=recur_pullback,
+        params_pullback=params_pullback,
     )

@@ -48,6 +48,11 @@ def init_elman(
     )
 
 
+def total_input(u: jax.Array, r: jax.Array) -> jax.Array:
+    """z_t = u_t + r_t: all that a cell without gates needs of the two."""
+    return u + r
+
+
 def elman(activation: Activation = jnp.tanh) -> Cell:
     """The Elman cell h_t = f(W_hh h_{t−1} + W_xh x_t + b_h); its state is h, `(*B, N)`.
 
@@ -69,13 +74,13 @@ def elman(activation: Activation = jnp.tanh) -> Cell:
 def _elman(activation: Activation) -> Cell:
     slope = derivative(activation)
 
-    def update(h, u, r):
+    def update(h, z):
         del h
-        return activation(u + r)
+        return activation(z)
 
-    def pullback(h, u, r, h_new, dh_new):
+    def pullback(h, z, h_new, dh_new):
         # ∂L/∂z = f'(z) ∘ ∂L/∂h_t;  h_{t−1} is reached through the recurrent product alone.
-        dz = dh_new * slope(u + r, h_new)
+        dz = dh_new * slope(z, h_new)
         return jnp.zeros_like(h), dz, dz
 
-    return structured_cell(init=init_elman, update=update, pullback=pullback)
+    return structured_cell(init=init_elman, gates=total_input, update=update, pullback=pullback)

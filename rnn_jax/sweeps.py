@@ -1,0 +1,488 @@
+"""The two sweeps of backpropagation through time: forward along the sequence, and back, chunk by chunk.
+
+The backward sweep is a scan over chunks of C steps, from the last to the first, and in it a scan over steps that
+holds the sequential path and nothing else:
+
+    δ_t = ∂L/∂s_t + J_{t+1}ᵀ δ_{t+1}                          t = T … 1, step by step
+    ∂L/∂θ += Σ_{t in chunk} (∂s_t/∂θ)ᵀ δ_t                    one product a chunk and weight
+    ∂L/∂x_t = (∂s_t/∂x_t)ᵀ δ_t                                one product a chunk
+
+What a step says of its parameters lives for one chunk only. What the forward sweep keeps is a choice, `store`:
+
+    "gates"         s_t and the cell's gates a_t                   S + G N numbers a step
+    "states"        s_t; the gates are formed again, for a chunk   S numbers a step, one more product with the weights
+                    at once
+    "checkpoints"   s_t before each chunk                          about 2 √T S numbers, one more forward sweep
+
+A stack is swept layer by layer within a chunk, top to bottom: a layer's ∂L/∂x_t is a cotangent of the layer below.
+The backward sweep's own derivative is that of its plain twin, `jax.vjp` of `rnn_jax.unroll.unroll`.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from rnn_jax import checks
+from rnn_jax import unroll as unrolling
+from rnn_jax.types import Cell, PyTree, Step, as_step, pull_emit
+
+STORES = ("gates", "states", "checkpoints")
+
+# Steps × batch of a chunk: enough rows for the products over a chunk to run at full speed, few enough to stay in a
+# cache. Where memory is what counts, fewer.
+_ROWS = {"gates": 2048, "states": 512}
+
+_KEPT_BYTES = 2**30
+"""What the forward sweep may keep where nothing is asked for: gates up to here, else states."""
+
+
+class Plan(NamedTuple):
+    """How the sweeps are made; all of it is static.
+
+    Attributes:
+      cell: the cell or step.
+      store: what the forward sweep keeps, one of `STORES`.
+      reverse: whether the recurrence runs from t = T down to 1.
+      chunk: C, the steps of a chunk of the backward sweep.
+      want_deltas, want_xs: whether all δ_t, and ∂L/∂x_t, are asked for.
+    """
+
+    cell: Cell | Step
+    store: str
+    reverse: bool
+    chunk: int
+    want_deltas: bool = False
+    want_xs: bool = True
+
+
+class Kept(NamedTuple):
+    """What the forward sweep leaves for the backward one, in the order in which the recurrence runs.
+
+    Attributes:
+      states: s_1 … s_T, `(T, *B, N)`; None with "checkpoints".
+      gates: a_1 … a_T, a tuple for the layers of a stack; None unless `store` is "gates".
+      checkpoints: the state before each chunk, `(chunks, *B, N)`; None unless `store` is "checkpoints".
+    """
+
+    states: PyTree
+    gates: PyTree
+    checkpoints: PyTree
+
+
+class Swept(NamedTuple):
+    """What the backward sweep gives.
+
+    Attributes:
+      params, state: ∂L/∂θ and ∂L/∂h_0.
+      xs: ∂L/∂x_1 … ∂L/∂x_T, or None.
+      carried: J_{t+1}ᵀ δ_{t+1}, what reaches s_t from later steps, t = 1 … T, or None.
+    """
+
+    params: PyTree
+    state: PyTree
+    xs: PyTree
+    carried: PyTree
+
+
+def plan(
+    cell: Cell | Step, store: str | None, reverse: bool, params: PyTree, state: PyTree, xs: PyTree
+) -> Plan:
+    """The plan for these shapes; `store` is chosen from them where it is None.
+
+    Raises:
+      ValueError: a `store` that there is not, or a state of integers.
+
+    >>> from rnn_jax import cells
+    >>> cell = cells.lstm()
+    >>> params = jax.eval_shape(cell.init, jax.random.key(0), 8, 64)
+    >>> state = jax.eval_shape(lambda p: cell.initial_state(p, (64,)), params)
+    >>> plan(cell, None, False, params, state, jax.ShapeDtypeStruct((200, 64, 8), float))[1:4]
+    ('gates', False, 25)
+    """
+    for leaf in jax.tree.leaves(state):
+        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            raise ValueError(
+                f"the state has a leaf of dtype {leaf.dtype}; backpropagation by hand takes floating-point states. "
+                "Hand counters and keys in with xs, or use jax.grad of rnn_jax.unroll.unroll."
+            )
+    if store not in (None, *STORES):
+        raise ValueError(f"store is {store!r}; expected one of {STORES}, or None for a choice by size.")
+    steps = checks.sequence_length(xs)
+    if store is None:
+        one_step = partial(_step_and_gates, cell)
+        kept = jax.eval_shape(one_step, params, state, jax.tree.map(lambda leaf: leaf[0], xs))
+        size = steps * sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept))
+        store = "gates" if size <= _KEPT_BYTES else "states"
+    if store == "checkpoints":
+        chunk = math.isqrt(steps - 1) + 1
+    else:
+        rows = math.prod(jax.tree.leaves(state)[0].shape[:-1]) if jax.tree.leaves(state) else 1
+        chunk = min(steps, max(1, _ROWS[store] // rows))
+    return Plan(cell, store, reverse, _divisor_near(steps, chunk))
+
+
+def _divisor_near(steps: int, chunk: int) -> int:
+    """The largest divisor of `steps` in [chunk/2, chunk], or `chunk`: a chunk that is not full costs a mask."""
+    return next((c for c in range(chunk, chunk // 2, -1) if steps % c == 0), chunk)
+
+
+def forward(plan: Plan, params: PyTree, state: PyTree, xs: PyTree, lengths: Any) -> tuple[PyTree, Kept]:
+    """s_1 … s_T, aligned with their inputs, and what is kept of them."""
+    valid, xs = _in_order(plan, (unrolling.valid(xs, lengths), xs))
+    states, gates = _layered(plan.cell, plan.store == "gates", params, state, xs, valid)
+    if plan.store == "checkpoints":
+        starts, _ = _starts(plan, checks.sequence_length(xs))
+        before = jax.tree.map(lambda leaf: leaf[starts[1:] - 1], states)
+        kept = Kept(None, None, unrolling.with_initial(state, before))
+    else:
+        kept = Kept(states, gates, None)
+    return _in_order(plan, states), kept
+
+
+def forward_final(plan: Plan, params: PyTree, state: PyTree, xs: PyTree, lengths: Any) -> tuple[PyTree, Kept]:
+    """s_T alone, and what is kept; with "checkpoints" no other state is held."""
+    if plan.store != "checkpoints":
+        _, kept = forward(plan, params, state, xs, lengths)
+        return jax.tree.map(lambda leaf: leaf[-1], kept.states), kept
+    inputs = _in_order(plan, (xs, unrolling.valid(xs, lengths)))
+    _, padding = _starts(plan, checks.sequence_length(xs))
+    first = plan.chunk - padding
+
+    def chunk(state, inputs):
+        body = unrolling.body_of(as_step(plan.cell), params)
+        new, _ = lax.scan(lambda s, inputs: (body(s, inputs), None), state, inputs)
+        return new, state
+
+    after, _ = chunk(state, jax.tree.map(lambda leaf: leaf[:first], inputs))
+    rest = jax.tree.map(lambda leaf: leaf[first:].reshape(-1, plan.chunk, *leaf.shape[1:]), inputs)
+    last, before = lax.scan(chunk, after, rest)
+    return last, Kept(None, None, unrolling.with_initial(state, before))
+
+
+def _starts(plan: Plan, steps: int) -> tuple[np.ndarray, int]:
+    """The first step of each chunk, and how many steps the first chunk has too few: it is the one that is not full."""
+    padding = -steps % plan.chunk
+    return np.maximum(np.arange(0, steps + padding, plan.chunk) - padding, 0), padding
+
+
+def _in_order(plan: Plan, tree: PyTree) -> PyTree:
+    """Leaves along time in the order of the recurrence, or back."""
+    return jax.tree.map(lambda leaf: jnp.flip(leaf, 0), tree) if plan.reverse else tree
+
+
+def _layered(
+    cell: Cell | Step, keep_gates: bool, params: PyTree, state: PyTree, xs: PyTree, valid: jax.Array | None
+) -> tuple[PyTree, PyTree]:
+    """States and gates along `xs`: a stack layer by layer, so that each layer's inputs are at hand for the way back."""
+    if not (isinstance(cell, Cell) and cell.layers):
+        return _one_layer(cell, keep_gates, params, state, xs, valid)
+    checks.layers("params", params, len(cell.layers))
+    checks.layers("state", state, len(cell.layers))
+    states, gates = [], []
+    for layer, p, s in zip(cell.layers, params, state, strict=True):
+        layer_states, layer_gates = _layered(layer, keep_gates, p, s, xs, valid)
+        states.append(layer_states)
+        gates.append(layer_gates)
+        xs = layer.emit(layer_states)
+    return tuple(states), tuple(gates)
+
+
+def _one_layer(cell, keep_gates, params, state, xs, valid):
+    body = unrolling.body_of(as_step(cell), params)
+    if not (keep_gates and _structured(cell)):
+        return lax.scan(lambda s, inputs: (new := body(s, inputs), new), state, (xs, valid))[1], None
+    # The step says what is wrong with its arguments; its parts do not.
+    jax.eval_shape(body, state, jax.tree.map(lambda leaf: leaf[0], (xs, valid)))
+
+    def step_and_gates(s, inputs):
+        x, mask = inputs
+        x = unrolling.where_valid(mask, x, jnp.zeros_like(x))
+        new, a = _step_and_gates(cell, params, s, x)
+        new = unrolling.where_valid(mask, new, s)
+        return new, (new, a)
+
+    return lax.scan(step_and_gates, state, (xs, valid))[1]
+
+
+def _step_and_gates(cell: Cell | Step, params: PyTree, state: PyTree, x: PyTree) -> tuple[PyTree, PyTree]:
+    if not _structured(cell):
+        return as_step(cell)(params, state, x), None
+    a = cell.gates(cell.drive(params, x), cell.recur(params, cell.emit(state)))
+    return cell.update(state, a), a
+
+
+def _structured(cell: Cell | Step) -> bool:
+    return isinstance(cell, Cell) and cell.pullback is not None
+
+
+def backward(
+    plan: Plan,
+    params: PyTree,
+    state: PyTree,
+    xs: PyTree,
+    lengths: Any,
+    kept: Kept,
+    cotangents: PyTree,
+    final_cotangent: PyTree,
+) -> Swept:
+    """All gradients from what the forward sweep kept.
+
+    `cotangents` are those of s_1 … s_T, a leaf or all of them None for zeros; `final_cotangent` is one more on the
+    state in which the recurrence ends, None for zeros.
+    """
+    if final_cotangent is None:
+        final_cotangent = jax.tree.map(jnp.zeros_like, state)
+    swept = _backward(plan, (params, state, xs, cotangents, final_cotangent), lengths, kept)
+    return swept._replace(
+        params=_with_float0(params, swept.params),
+        xs=_with_float0(xs, swept.xs) if plan.want_xs else None,
+    )
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _backward(plan, operands, lengths, kept):
+    params, state, xs, cotangents, carried = operands
+    steps = checks.sequence_length(xs)
+    valid, xs, cotangents = _in_order(plan, (unrolling.valid(xs, lengths), xs, cotangents))
+    starts, padding = _starts(plan, steps)
+
+    def chunk(carry, k):
+        carried, d_params = carry
+        start = jnp.maximum(k * plan.chunk - padding, 0)
+        cut = partial(jax.tree.map, lambda leaf: lax.dynamic_slice_in_dim(leaf, start, plan.chunk))
+        mask = cut(valid)
+        x = unrolling.where_valid(mask, cut(xs), jax.tree.map(lambda leaf: jnp.zeros_like(leaf), cut(xs)))
+        dL_ds = cut(cotangents)
+        previous, states, gates = _steps_of_chunk(plan, params, state, kept, x, mask, k, start, cut)
+        if padding:
+            own = (k > 0) | (jnp.arange(plan.chunk) < plan.chunk - padding)
+            dL_ds = unrolling.where_valid(own, dL_ds, jax.tree.map(jnp.zeros_like, dL_ds))
+            mask = own if mask is None else mask & own.reshape(-1, *[1] * (mask.ndim - 1))
+        swept = _sweep(plan.cell, params, previous, x, states, gates, mask, dL_ds, carried)
+        outputs = (swept.xs if plan.want_xs else None, swept.carried if plan.want_deltas else None)
+        return (swept.state, _sum(d_params, swept.params)), outputs
+
+    d_params = jax.tree.map(jnp.zeros_like, _inexact(params))
+    (d_state, d_params), outputs = lax.scan(chunk, (carried, d_params), np.arange(len(starts)), reverse=True)
+    d_xs, carried = _in_order(plan, jax.tree.map(partial(_joined, padding), outputs))
+    return Swept(d_params, d_state, d_xs, carried)
+
+
+@_backward.defjvp
+def _backward_jvp(plan, primals, tangents):
+    operands, lengths, kept = primals
+    _, d_swept = jax.jvp(partial(plain, plan, lengths=lengths), (operands,), (tangents[0],))
+    return _backward(plan, operands, lengths, kept), d_swept
+
+
+def plain(plan: Plan, operands: tuple, lengths: Any) -> Swept:
+    """The plain twin: `jax.vjp` of the plain unrolling, a shift ε_t = 0 after each step: dL/dε_t = δ_t."""
+    params, state, xs, cotangents, final_cotangent = operands
+
+    def shifted(params, state, inputs):
+        x, mask, shift = inputs
+        x = unrolling.where_valid(mask, x, jax.tree.map(jnp.zeros_like, x))
+        new = as_step(plan.cell)(params, state, x)
+        return jax.tree.map(jnp.add, unrolling.where_valid(mask, new, state), shift)
+
+    def run(params, state, xs, shifts):
+        inputs = (xs, unrolling.valid(xs, lengths), shifts)
+        return unrolling.unroll(shifted, params, state, inputs, reverse=plan.reverse)
+
+    steps = checks.sequence_length(xs)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros((steps, *leaf.shape), leaf.dtype), state)
+    _, pull = jax.vjp(run, params, state, xs, zeros)
+    end = 0 if plan.reverse else -1
+    ends = jax.tree.map(lambda leaf, last: leaf.at[end].add(last), zeros, final_cotangent)
+    d_params, d_state, d_xs, deltas = pull(_sum(ends, cotangents))
+    carried = jax.tree.map(jnp.subtract, deltas, _sum(zeros, cotangents))
+    d_params, d_xs = _inexact(d_params), _inexact(d_xs) if plan.want_xs else None
+    return Swept(d_params, d_state, d_xs, carried if plan.want_deltas else None)
+
+
+def _steps_of_chunk(plan, params, state, kept, x, mask, k, start, cut):
+    """s_{t−1}, s_t and a_t of the steps of a chunk; the gates as (leaves along time, index of the chunk's first)."""
+    if plan.store == "checkpoints":
+        first = jax.tree.map(lambda leaf: _row(leaf, k), kept.checkpoints)
+        states, gates = _layered(plan.cell, True, params, first, x, mask)
+        gates = _Rows(gates, 0)
+    else:
+        before = jax.tree.map(lambda leaf: _row(leaf, jnp.maximum(start - 1, 0)), kept.states)
+        first = jax.tree.map(lambda a, b: jnp.where(k == 0, a, b), state, before)
+        states, gates = cut(kept.states), _Rows(kept.gates, start)
+    return unrolling.previous_states(first, states), states, gates
+
+
+class _Rows(NamedTuple):
+    """Rows of arrays along time, from `start` on: read step by step, they need not be copied."""
+
+    arrays: PyTree
+    start: Any
+
+    def layer(self, level: int) -> "_Rows":
+        return _Rows(None if self.arrays is None else self.arrays[level], self.start)
+
+    def __getitem__(self, j):
+        return jax.tree.map(lambda leaf: _row(leaf, self.start + j), self.arrays)
+
+
+def _row(leaf: jax.Array, t: jax.Array) -> jax.Array:
+    return lax.dynamic_index_in_dim(leaf, t, keepdims=False)
+
+
+def _joined(padding: int, chunks: jax.Array) -> jax.Array:
+    """(chunks, C, …) → (T, …); what the first chunk has too many at its end is left out."""
+    joined = chunks.reshape(-1, *chunks.shape[2:])
+    if not padding:
+        return joined
+    size = chunks.shape[1]
+    return jnp.concatenate([joined[: size - padding], joined[size:]])
+
+
+def _sweep(cell, params, previous, xs, states, gates, mask, cotangents, carried) -> Swept:
+    """One chunk of a cell, or of a stack from its top layer down."""
+    if not (isinstance(cell, Cell) and cell.layers):
+        return _sweep_layer(cell, params, previous, xs, states, gates, mask, cotangents, carried)
+    swept: list[Swept] = []
+    from_above = None
+    for level in reversed(range(len(cell.layers))):
+        below = cell.layers[level - 1] if level else None
+        layer = _sweep(
+            cell.layers[level],
+            params[level],
+            previous[level],
+            xs if below is None else below.emit(states[level - 1]),
+            states[level],
+            gates.layer(level),
+            mask,
+            _sum(from_above, None if cotangents is None else cotangents[level]),
+            carried[level],
+        )
+        swept.insert(0, layer)
+        if below is not None:
+            from_above = pull_emit(below, states[level - 1], layer.xs)
+    layers = Swept(*zip(*swept, strict=True))
+    return layers._replace(xs=swept[0].xs)
+
+
+def _sweep_layer(cell, params, previous, xs, states, gates, mask, cotangents, carried) -> Swept:
+    local = _local_derivatives(cell, params, previous, xs, states, gates)
+
+    def one_step(carried, inputs):
+        j, cotangent, mask, residual = inputs
+        delta = _sum(carried, cotangent)
+        # Past the end of a sequence the state was copied: δ passes unchanged, and nothing reaches θ and x_t.
+        reaching = unrolling.where_valid(mask, delta, jax.tree.map(jnp.zeros_like, delta))
+        passed, collected = local.pullback(j, residual, reaching)
+        return unrolling.where_valid(mask, passed, delta), (carried, collected)
+
+    size = checks.sequence_length(states)
+    inputs = (np.arange(size), cotangents, mask, local.residuals)
+    d_state, (carried, collected) = lax.scan(one_step, carried, inputs, reverse=True)
+    d_params, d_xs = local.finish(collected)
+    return Swept(d_params, d_state, d_xs, carried)
+
+
+class _Local(NamedTuple):
+    """The transposed derivatives of the steps of a chunk.
+
+    Attributes:
+      residuals: what the pullback needs of each step, leaves with a leading time axis.
+      pullback: `(j, residual, δ) -> (J_tᵀ δ, collected)` of step j of the chunk, inside the loop.
+      finish: `collected` of all steps `-> (∂L/∂θ, ∂L/∂x)`, after it.
+    """
+
+    residuals: PyTree
+    pullback: Callable
+    finish: Callable
+
+
+def _local_derivatives(cell, params, previous, xs, states, gates) -> _Local:
+    if _structured(cell):
+        return _structured_derivatives(cell, params, previous, xs, states, gates)
+    if isinstance(cell, Cell) and cell.step_pullback is not None:
+        return _whole_step_derivatives(cell, params, previous, xs, states)
+    return _autodiff_derivatives(as_step(cell), params, previous, xs)
+
+
+def _structured_derivatives(cell, params, previous, xs, states, gates) -> _Local:
+    """J_tᵀ δ = ∂update/∂sᵀ δ + ∂emit/∂sᵀ Rᵀ ∂update/∂rᵀ δ, every derivative by hand."""
+    h_previous = cell.emit(previous)
+    if gates.arrays is None:
+        gates = _Rows(cell.gates(cell.drive(params, xs), cell.recur(params, h_previous)), 0)
+
+    def pullback(j, residual, delta):
+        s_previous, s = residual
+        ds, du, dr = cell.pullback(s_previous, gates[j], s, delta)
+        dh = cell.recur_pullback(params, dr)
+        return _sum(ds, pull_emit(cell, s_previous, dh)), du if du is dr else (du, dr)
+
+    def finish(collected):
+        du, dr = collected if isinstance(collected, tuple) else (collected, collected)
+        return cell.params_pullback(params, xs, h_previous, du, dr), cell.drive_pullback(params, du)
+
+    return _Local((previous, states), pullback, finish)
+
+
+def _whole_step_derivatives(cell, params, previous, xs, states) -> _Local:
+    """The cell's derivative of the whole step: inside the loop for the state, once after it for θ and x."""
+
+    def pullback(j, residual, delta):
+        _, ds, _ = cell.step_pullback(params, *residual, delta)
+        return ds, delta
+
+    def finish(deltas):
+        d_params, _, d_xs = cell.step_pullback(params, previous, xs, states, deltas)
+        return d_params, d_xs
+
+    return _Local((previous, xs, states), pullback, finish)
+
+
+def _autodiff_derivatives(step, params, previous, xs) -> _Local:
+    """`jax.vjp` of a step that says nothing about itself; only the recursion is by hand."""
+
+    def pullback(j, residual, delta):
+        s_previous, x = residual
+        (ds,) = jax.vjp(lambda s: step(params, s, x), s_previous)[1](delta)
+        return ds, delta
+
+    def finish(deltas):
+        def all_steps(params, xs):
+            return jax.vmap(step, in_axes=(None, 0, 0))(_merged(params, all_params), previous, _merged(xs, all_xs))
+
+        all_params, all_xs = params, xs
+        return jax.vjp(all_steps, _inexact(params), _inexact(xs))[1](deltas)
+
+    return _Local((previous, xs), pullback, finish)
+
+
+def _sum(a: PyTree, b: PyTree) -> PyTree:
+    """The sum of two trees, None standing for zeros: for all of one, or for leaves of b."""
+    if a is None or b is None:
+        return b if a is None else a
+    return jax.tree.map(lambda y, x: x if y is None else x + y, b, a, is_leaf=lambda leaf: leaf is None)
+
+
+def _inexact(tree: PyTree) -> PyTree:
+    """The leaves that can be differentiated; None in place of integers, keys and the like."""
+    return jax.tree.map(lambda leaf: leaf if jnp.issubdtype(leaf.dtype, jnp.inexact) else None, tree)
+
+
+def _merged(some: PyTree, all: PyTree) -> PyTree:
+    """`all`, with the leaves of `some` that are not None."""
+    return jax.tree.map(lambda a, b: b if a is None else a, some, all, is_leaf=lambda leaf: leaf is None)
+
+
+def _with_float0(tree: PyTree, gradients: PyTree) -> PyTree:
+    """Gradients as JAX has them: those of integer leaves are zeros of a dtype that takes no memory."""
+
+    def zero(gradient, leaf):
+        return np.zeros(jnp.shape(leaf), jax.dtypes.float0) if gradient is None else gradient
+
+    return jax.tree.map(zero, gradients, tree, is_leaf=lambda leaf: leaf is None)
