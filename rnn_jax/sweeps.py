@@ -79,7 +79,7 @@ class Swept(NamedTuple):
     """What the backward sweep gives.
 
     Attributes:
-      params, state: ∂L/∂θ and ∂L/∂h_0.
+      params, state: ∂L/∂θ and ∂L/∂h_0; of one chunk, its sums and what reaches the state before it.
       xs: ∂L/∂x_1 … ∂L/∂x_T, or None.
       carried: J_{t+1}ᵀ δ_{t+1}, what reaches s_t from later steps, t = 1 … T, or None.
     """
@@ -253,7 +253,7 @@ def _backward(plan, operands, lengths, kept):
     starts, padding = _starts(plan, steps)
 
     def chunk(carry, k):
-        carried, d_params = carry
+        carried, sums = carry
         start = jnp.maximum(k * plan.chunk - padding, 0)
         cut = partial(jax.tree.map, lambda leaf: lax.dynamic_slice_in_dim(leaf, start, plan.chunk))
         mask = cut(valid)
@@ -266,10 +266,11 @@ def _backward(plan, operands, lengths, kept):
             mask = own if mask is None else mask & own.reshape(-1, *[1] * (mask.ndim - 1))
         swept = _sweep(plan.cell, params, previous, x, states, gates, mask, dL_ds, carried)
         outputs = (swept.xs if plan.want_xs else None, swept.carried if plan.want_deltas else None)
-        return (swept.state, _sum(d_params, swept.params)), outputs
+        return (swept.state, _sum(sums, swept.params)), outputs
 
-    d_params = jax.tree.map(jnp.zeros_like, _inexact(params))
-    (d_state, d_params), outputs = lax.scan(chunk, (carried, d_params), np.arange(len(starts)), reverse=True)
+    sums = _zero_sums(plan.cell, params, state, jax.tree.map(lambda leaf: leaf[0], xs))
+    (d_state, sums), outputs = lax.scan(chunk, (carried, sums), np.arange(len(starts)), reverse=True)
+    d_params = _gradient(plan.cell, params, sums)
     d_xs, carried = _in_order(plan, jax.tree.map(partial(_joined, padding), outputs))
     return Swept(d_params, d_state, d_xs, carried)
 
@@ -336,6 +337,32 @@ def _row(leaf: jax.Array, t: jax.Array) -> jax.Array:
     return lax.dynamic_index_in_dim(leaf, t, keepdims=False)
 
 
+def _zero_sums(cell: Cell | Step, params: PyTree, state: PyTree, x: PyTree) -> PyTree:
+    """Zeros like what a chunk gives as its sums over steps."""
+    if isinstance(cell, Cell) and cell.layers:
+        sums = []
+        for layer, p, s in zip(cell.layers, params, state, strict=True):
+            sums.append(_zero_sums(layer, p, s, x))
+            x = layer.emit(s)
+        return tuple(sums)
+    if not _structured(cell):
+        return jax.tree.map(jnp.zeros_like, _inexact(params))
+
+    def sums_of_one_step(params, state, x):
+        h = cell.emit(state)
+        return cell.params_sums(params, x, h, cell.drive(params, x), cell.recur(params, h))
+
+    shapes = jax.eval_shape(sums_of_one_step, params, state, x)
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+
+def _gradient(cell: Cell | Step, params: PyTree, sums: PyTree) -> PyTree:
+    """∂L/∂θ from the sums over all steps."""
+    if isinstance(cell, Cell) and cell.layers:
+        return tuple(_gradient(*layer) for layer in zip(cell.layers, params, sums, strict=True))
+    return cell.params_gradient(params, sums) if _structured(cell) else sums
+
+
 def _joined(padding: int, chunks: jax.Array) -> jax.Array:
     """(chunks, C, …) → (T, …); what the first chunk has too many at its end is left out."""
     joined = chunks.reshape(-1, *chunks.shape[2:])
@@ -385,8 +412,8 @@ def _sweep_layer(cell, params, previous, xs, states, gates, mask, cotangents, ca
     size = checks.sequence_length(states)
     inputs = (np.arange(size), cotangents, mask, local.residuals)
     d_state, (carried, collected) = lax.scan(one_step, carried, inputs, reverse=True)
-    d_params, d_xs = local.finish(collected)
-    return Swept(d_params, d_state, d_xs, carried)
+    sums, d_xs = local.finish(collected)
+    return Swept(sums, d_state, d_xs, carried)
 
 
 class _Local(NamedTuple):
@@ -395,7 +422,7 @@ class _Local(NamedTuple):
     Attributes:
       residuals: what the pullback needs of each step, leaves with a leading time axis.
       pullback: `(j, residual, δ) -> (J_tᵀ δ, collected)` of step j of the chunk, inside the loop.
-      finish: `collected` of all steps `-> (∂L/∂θ, ∂L/∂x)`, after it.
+      finish: `collected` of all steps `-> (sums, ∂L/∂x)`, after it; the sums over all chunks make ∂L/∂θ.
     """
 
     residuals: PyTree
@@ -425,7 +452,7 @@ def _structured_derivatives(cell, params, previous, xs, states, gates) -> _Local
 
     def finish(collected):
         du, dr = collected if isinstance(collected, tuple) else (collected, collected)
-        return cell.params_pullback(params, xs, h_previous, du, dr), cell.drive_pullback(params, du)
+        return cell.params_sums(params, xs, h_previous, du, dr), cell.drive_pullback(params, du)
 
     return _Local((previous, states), pullback, finish)
 

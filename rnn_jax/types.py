@@ -67,7 +67,9 @@ class Cell(NamedTuple):
         du and dr are one and the same array where u and r enter by their sum.
       emit_pullback: `(s, dh) -> ds`, the transposed derivative of `emit`.
       drive_pullback, recur_pullback: `(params, du) -> dx` and `(params, dr) -> dh`, the transposed affine maps.
-      params_pullback: `(params, x, h, du, dr) -> dparams`, what both say of the parameters, summed over all batch axes.
+      params_sums: `(params, x, h, du, dr) -> sums`, what both say of the parameters, summed over all batch axes: a tree
+        that adds up over steps, in whatever layout is the fastest to sum.
+      params_gradient: `(params, sums) -> dparams`, the gradient that such sums amount to.
       step_pullback: `(params, s, x, s_new, ds_new) -> (dparams, ds, dx)`, the transposed derivative of a whole
         step by hand, for a cell that does not fit the structure; `dparams` is summed over all batch axes.
       layers: the cells of a stack, bottom first; empty for a single cell.
@@ -85,7 +87,8 @@ class Cell(NamedTuple):
     emit_pullback: Callable[[PyTree, jax.Array], PyTree] | None = None
     drive_pullback: Callable[[PyTree, jax.Array], jax.Array] | None = None
     recur_pullback: Callable[[PyTree, jax.Array], jax.Array] | None = None
-    params_pullback: Callable[..., PyTree] | None = None
+    params_sums: Callable[..., PyTree] | None = None
+    params_gradient: Callable[[PyTree, PyTree], PyTree] | None = None
     step_pullback: Callable[..., tuple[PyTree, PyTree, jax.Array]] | None = None
     layers: tuple["Cell", ...] = ()
 

@@ -29,8 +29,9 @@ from rnn_jax.cells.structure import (
     drive,
     emit_hidden,
     emit_hidden_pullback,
+    gates_together,
     hidden_state,
-    params_pullback,
+    params_sums,
     project,
     recur,
     sizes,
@@ -89,8 +90,8 @@ def _recur(params: GRUParams, h: jax.Array) -> jax.Array:
     return add_bias(recur(params, h), b_r)
 
 
-def _params_pullback(params: GRUParams, x, h, du, dr) -> GRUParams:
-    shared = params_pullback(params, x, h, du, dr)
+def _params_sums(params: GRUParams, x, h, du, dr) -> GRUParams:
+    shared = params_sums(params, x, h, du, dr)
     return shared._replace(b_hn=bias_gradient(dr[..., 2, :], params.b_hn))
 
 
@@ -120,8 +121,8 @@ def _pullback(h, a, h_new, dh_new):
     da_keep = dh_new * (h - a.candidate) * a.keep * (1 - a.keep)
     da_candidate = dh_new * (1 - a.keep) * (1 - a.candidate * a.candidate)
     da_reset = da_candidate * a.product * a.reset * (1 - a.reset)
-    du = jnp.stack([da_reset, da_keep, da_candidate], axis=-2)
-    dr = jnp.stack([da_reset, da_keep, da_candidate * a.reset], axis=-2)
+    du = gates_together(da_reset, da_keep, da_candidate)
+    dr = gates_together(da_reset, da_keep, da_candidate * a.reset)
     return dh_new * a.keep, du, dr
 
 
@@ -141,7 +142,7 @@ def gru() -> Cell:
         gate_shape=(3,),
         gates=_gates,
         recur=_recur,
-        params_pullback=_params_pullback,
+        params_sums=_params_sums,
         update=_update,
         pullback=_pullback,
     )

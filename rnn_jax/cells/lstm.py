@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from rnn_jax import initializers
-from rnn_jax.cells.structure import hidden_state, sizes, stacked_gates, structured_cell
+from rnn_jax.cells.structure import gates_together, hidden_state, sizes, stacked_gates, structured_cell
 from rnn_jax.initializers import Initializer
 from rnn_jax.types import Cell
 
@@ -111,14 +111,11 @@ def _lstm(forget_bias: float) -> Cell:
         i, f, g, o = a
         tanh_c = jnp.tanh(new.c)
         dc = dnew.c + dnew.h * o * (1 - tanh_c * tanh_c)
-        da = jnp.stack(
-            [
-                dc * g * i * (1 - i),
-                dc * state.c * f * (1 - f),
-                dc * i * (1 - g * g),
-                dnew.h * tanh_c * o * (1 - o),
-            ],
-            axis=-2,
+        da = gates_together(
+            dc * g * i * (1 - i),
+            dc * state.c * f * (1 - f),
+            dc * i * (1 - g * g),
+            dnew.h * tanh_c * o * (1 - o),
         )
         return LSTMState(h=jnp.zeros_like(state.h), c=dc * f), da, da
 

@@ -37,6 +37,12 @@ def project(weights: jax.Array, x: jax.Array) -> jax.Array:
     return product.reshape(*x.shape[:-1], *weights.shape[:-1])
 
 
+def gates_together(*gates: jax.Array) -> jax.Array:
+    """G arrays `(*B, N)` as one `(*B, G, N)`."""
+    # Side by side as the product with the weights reads them: stacked, XLA would compute them a second time for it.
+    return jnp.concatenate(gates, axis=-1).reshape(*gates[0].shape[:-1], len(gates), -1)
+
+
 def project_back(weights: jax.Array, dy: jax.Array) -> jax.Array:
     """Wᵀ dy, the transpose of `project`: `(N, D)`, `(…, N)` → `(…, D)`; with gates `(G, N, D)`, `(…, G, N)` → `(…, D)`."""
     flat = weights.reshape(-1, weights.shape[-1])
@@ -44,18 +50,15 @@ def project_back(weights: jax.Array, dy: jax.Array) -> jax.Array:
     return lax.dot_general(dy, flat, (((dy.ndim - 1,), (0,)), ((), ())))
 
 
-def weight_gradient(dy: jax.Array, x: jax.Array) -> jax.Array:
-    """Σ dy xᵀ over all batch axes: `(…, [G,] N)`, `(…, D)` → `([G,] N, D)`, in one GEMM."""
-    batch, features = x.shape[:-1], x.shape[-1]
-    outputs = dy.shape[len(batch) :]
-    x, dy = x.reshape(-1, features), dy.reshape(-1, math.prod(outputs))
-    # A backend transposes one operand to sum over its rows: dy, or x, and then the result once more. The cheaper way.
-    rows, (_, wide) = x.shape[0], dy.shape
-    if rows * wide <= (rows + wide) * features:
-        product = lax.dot_general(dy, x, (((0,), (0,)), ((), ())))
-    else:
-        product = lax.dot_general(x, dy, (((0,), (0,)), ((), ()))).T
-    return product.reshape(*outputs, features)
+def outer_products(x: jax.Array, dy: jax.Array) -> jax.Array:
+    """Σ x dyᵀ over all batch axes: `(…, D)`, `(…, [G,] N)` → `(D, G N)`, in one GEMM.
+
+    To sum over its rows a backend transposes the left operand, so that is x, which is G times smaller. The result is
+    transposed once, after the last sum.
+    """
+    batch = x.shape[:-1]
+    x, dy = x.reshape(math.prod(batch), -1), dy.reshape(math.prod(batch), -1)
+    return lax.dot_general(x, dy, (((0,), (0,)), ((), ())))
 
 
 def bias_gradient(dy: jax.Array, bias: jax.Array) -> jax.Array:
@@ -117,10 +120,15 @@ def recur_pullback(params: PyTree, dr: jax.Array) -> jax.Array:
     return project_back(params.w_hh, dr)
 
 
-def params_pullback(params: PyTree, x: jax.Array, h: jax.Array, du: jax.Array, dr: jax.Array) -> PyTree:
-    """∂L/∂W_hh = Σ dr hᵀ, ∂L/∂W_xh = Σ du xᵀ, ∂L/∂b_h = Σ du."""
-    return params._replace(
-        w_hh=weight_gradient(dr, h), w_xh=weight_gradient(du, x), b_h=bias_gradient(du, params.b_h)
+def params_sums(params: PyTree, x: jax.Array, h: jax.Array, du: jax.Array, dr: jax.Array) -> PyTree:
+    """Σ h drᵀ, Σ x duᵀ and Σ du: the gradients of W_hh, W_xh and b_h, the matrices transposed."""
+    return params._replace(w_hh=outer_products(h, dr), w_xh=outer_products(x, du), b_h=bias_gradient(du, params.b_h))
+
+
+def params_gradient(params: PyTree, sums: PyTree) -> PyTree:
+    """The tree and the shapes of the parameters."""
+    return sums._replace(
+        w_hh=sums.w_hh.T.reshape(params.w_hh.shape), w_xh=sums.w_xh.T.reshape(params.w_xh.shape)
     )
 
 
@@ -149,7 +157,7 @@ def structured_cell(
     pullback: Callable[..., tuple],
     initial_state: Callable[..., PyTree] = hidden_state,
     recur: Callable[..., jax.Array] = recur,
-    params_pullback: Callable[..., PyTree] = params_pullback,
+    params_sums: Callable[..., PyTree] = params_sums,
     emit: Callable[[PyTree], jax.Array] = emit_hidden,
     emit_pullback: Callable[..., PyTree] = emit_hidden_pullback,
 ) -> Cell:
@@ -175,5 +183,6 @@ def structured_cell(
         emit_pullback=emit_pullback,
         drive_pullback=drive_pullback,
         recur_pullback=recur_pullback,
-        params_pullback=params_pullback,
+        params_sums=params_sums,
+        params_gradient=params_gradient,
     )
