@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.extend import core
 
 from rnn_jax import checks
 from rnn_jax import unroll as unrolling
@@ -134,8 +135,15 @@ def _divisor_near(steps: int, chunk: int) -> int:
 
 def forward(plan: Plan, params: PyTree, state: PyTree, xs: PyTree, lengths: Any) -> tuple[PyTree, Kept]:
     """s_1 … s_T, aligned with their inputs, and what is kept of them."""
+    return _forward(plan, (params, state, xs), lengths)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _forward(plan, operands, lengths):
+    params, state, xs = operands
     valid, xs = _in_order(plan, (unrolling.valid(xs, lengths), xs))
-    states, gates = _layered(plan.cell, plan.store == "gates", params, state, xs, valid)
+    keep_gates = plan.store == "gates"
+    states, gates = _layered(plan.cell, keep_gates, plan.chunk, params, state, xs, valid)
     if plan.store == "checkpoints":
         starts, _ = _starts(plan, checks.sequence_length(xs))
         before = jax.tree.map(lambda leaf: leaf[starts[1:] - 1], states)
@@ -145,11 +153,21 @@ def forward(plan: Plan, params: PyTree, state: PyTree, xs: PyTree, lengths: Any)
     return _in_order(plan, states), kept
 
 
+@_forward.defjvp
+def _forward_jvp(plan, primals, tangents):
+    """The states' derivative is that of the plain unrolling; what is kept is read by the backward sweep alone."""
+    operands, lengths = primals
+    run = partial(unrolling.unroll, plan.cell, lengths=lengths, reverse=plan.reverse)
+    _, d_states = jax.jvp(run, operands, tangents[0])
+    states, kept = _forward(plan, operands, lengths)
+    return (states, kept), (d_states, jax.tree.map(jnp.zeros_like, kept))
+
+
 def forward_final(plan: Plan, params: PyTree, state: PyTree, xs: PyTree, lengths: Any) -> tuple[PyTree, Kept]:
     """s_T alone, and what is kept; with "checkpoints" no other state is held."""
     if plan.store != "checkpoints":
-        _, kept = forward(plan, params, state, xs, lengths)
-        return jax.tree.map(lambda leaf: leaf[-1], kept.states), kept
+        states, kept = forward(plan, params, state, xs, lengths)
+        return jax.tree.map(lambda leaf: leaf[0 if plan.reverse else -1], states), kept
     inputs = _in_order(plan, (xs, unrolling.valid(xs, lengths)))
     _, padding = _starts(plan, checks.sequence_length(xs))
     first = plan.chunk - padding
@@ -177,37 +195,83 @@ def _in_order(plan: Plan, tree: PyTree) -> PyTree:
 
 
 def _layered(
-    cell: Cell | Step, keep_gates: bool, params: PyTree, state: PyTree, xs: PyTree, valid: jax.Array | None
+    cell: Cell | Step,
+    keep_gates: bool,
+    chunk: int,
+    params: PyTree,
+    state: PyTree,
+    xs: PyTree,
+    valid: jax.Array | None,
 ) -> tuple[PyTree, PyTree]:
     """States and gates along `xs`: a stack layer by layer, so that each layer's inputs are at hand for the way back."""
     if not (isinstance(cell, Cell) and cell.layers):
-        return _one_layer(cell, keep_gates, params, state, xs, valid)
+        layer = _structured_layer if _structured(cell) else _plain_layer
+        return layer(cell, keep_gates, chunk, params, state, xs, valid)
     checks.layers("params", params, len(cell.layers))
     checks.layers("state", state, len(cell.layers))
     states, gates = [], []
     for layer, p, s in zip(cell.layers, params, state, strict=True):
-        layer_states, layer_gates = _layered(layer, keep_gates, p, s, xs, valid)
+        layer_states, layer_gates = _layered(layer, keep_gates, chunk, p, s, xs, valid)
         states.append(layer_states)
         gates.append(layer_gates)
         xs = layer.emit(layer_states)
     return tuple(states), tuple(gates)
 
 
-def _one_layer(cell, keep_gates, params, state, xs, valid):
+def _plain_layer(cell, keep_gates, chunk, params, state, xs, valid):
+    """A cell or step that has no gates to keep, and no part that can be taken out of the loop."""
+    del keep_gates, chunk
     body = unrolling.body_of(as_step(cell), params)
-    if not (keep_gates and _structured(cell)):
-        return lax.scan(lambda s, inputs: (new := body(s, inputs), new), state, (xs, valid))[1], None
+    return lax.scan(lambda s, inputs: (new := body(s, inputs), new), state, (xs, valid))[1], None
+
+
+def _structured_layer(cell, keep_gates, chunk, params, state, xs, valid):
+    """u_t of a chunk in one product, then step by step r_t, a_t and s_t, each written where it stays."""
+    body, steps = unrolling.body_of(cell.step, params), checks.sequence_length(xs)
     # The step says what is wrong with its arguments; its parts do not.
-    jax.eval_shape(body, state, jax.tree.map(lambda leaf: leaf[0], (xs, valid)))
+    jax.eval_shape(body, state, (xs[0], None if valid is None else valid[0]))
+    chunk = min(chunk, steps)
 
-    def step_and_gates(s, inputs):
-        x, mask = inputs
-        x = unrolling.where_valid(mask, x, jnp.zeros_like(x))
-        new, a = _step_and_gates(cell, params, s, x)
-        new = unrolling.where_valid(mask, new, s)
-        return new, (new, a)
+    def run(written, k):
+        # The last chunk begins early enough to be full: some steps are done again, from the same state.
+        start = jnp.minimum(k * chunk, steps - chunk)
+        cut = partial(jax.tree.map, lambda leaf: lax.dynamic_slice_in_dim(leaf, start, chunk))
+        before = jax.tree.map(lambda leaf: _row(leaf, jnp.maximum(start - 1, 0)), written[0])
+        first = jax.tree.map(lambda a, b: jnp.where(k == 0, a, b), state, before)
+        mask, x = cut(valid), cut(xs)
+        u = cell.drive(params, unrolling.where_valid(mask, x, jnp.zeros_like(x)))
 
-    return lax.scan(step_and_gates, state, (xs, valid))[1]
+        def step(carry, inputs):
+            s, written = carry
+            t, u, mask = inputs
+            a = cell.gates(u, cell.recur(params, cell.emit(s)))
+            s = unrolling.where_valid(mask, cell.update(s, a), s)
+            written = jax.tree.map(
+                lambda all, one: lax.dynamic_update_index_in_dim(all, one, t, 0), written, (s, keep(a))
+            )
+            return (s, written), None
+
+        (_, written), _ = lax.scan(step, (first, written), (start + np.arange(chunk), u, mask))
+        return written, None
+
+    new, a = jax.eval_shape(partial(_step_and_gates, cell), params, state, xs[0])
+    needed = _needed(cell, new, a)
+
+    def keep(a):
+        return jax.tree.map(lambda needed, leaf: leaf if needed else None, needed, a) if keep_gates else None
+
+    nothing = jax.tree.map(lambda leaf: jnp.zeros((steps, *leaf.shape), leaf.dtype), (new, keep(a)))
+    return lax.scan(run, nothing, np.arange(-(-steps // chunk)))[0]
+
+
+def _needed(cell: Cell, state: PyTree, a: PyTree) -> PyTree:
+    """Which leaves of a_t the pullback reads: tanh' is known from h_t, so that z_t need not be kept."""
+    pullback = jax.make_jaxpr(lambda a: cell.pullback(state_like, a, state_like, state_like))
+    state_like = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), state)
+    jaxpr = pullback(a).jaxpr
+    read = {var for equation in jaxpr.eqns for var in equation.invars if not isinstance(var, core.Literal)}
+    read.update(var for var in jaxpr.outvars if not isinstance(var, core.Literal))
+    return jax.tree.unflatten(jax.tree.structure(a), [var in read for var in jaxpr.invars])
 
 
 def _step_and_gates(cell: Cell | Step, params: PyTree, state: PyTree, x: PyTree) -> tuple[PyTree, PyTree]:
@@ -311,7 +375,7 @@ def _steps_of_chunk(plan, params, state, kept, x, mask, k, start, cut):
     """s_{t−1}, s_t and a_t of the steps of a chunk; the gates as (leaves along time, index of the chunk's first)."""
     if plan.store == "checkpoints":
         first = jax.tree.map(lambda leaf: _row(leaf, k), kept.checkpoints)
-        states, gates = _layered(plan.cell, True, params, first, x, mask)
+        states, gates = _layered(plan.cell, True, plan.chunk, params, first, x, mask)
         gates = _Rows(gates, 0)
     else:
         before = jax.tree.map(lambda leaf: _row(leaf, jnp.maximum(start - 1, 0)), kept.states)
