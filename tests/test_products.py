@@ -19,14 +19,15 @@ def value(scaled):
 
 
 def random_stack(dtype, steps=20, size=4, scale=1.0, seed=0):
-    return scale * jax.random.normal(jax.random.key(seed), (steps, size, size), dtype) / np.sqrt(size)
+    entries = np.random.default_rng(seed).normal(0, scale / np.sqrt(size), (steps, size, size))
+    return jnp.asarray(entries.astype(dtype))
 
 
 @pytest.mark.parametrize("ord", [2, "fro"])
 @pytest.mark.parametrize("gain", [0.9, 1.0, 1.1])
 def test_ten_thousand_orthogonal_steps_have_norm_gain_to_the_n(gain, ord, dtype):
     steps = 10_000
-    w = initializers.orthogonal(gain)(jax.random.key(0), (16, 16), dtype)
+    w = jax.jit(lambda key: initializers.orthogonal(gain)(key, (16, 16), dtype))(jax.random.key(0))
     expected = np.arange(steps + 1) * np.log(gain) + (0 if ord == 2 else np.log(4))
     error = np.abs(log_norms(jnp.broadcast_to(w, (steps, 16, 16)), ord=ord) - expected)
     assert error.max() < {"float32": 1e-2, "float64": 1e-10}[dtype.name]
@@ -61,10 +62,10 @@ def test_prefix_and_suffix_are_the_products_written_out(float64):
 
 def test_the_newest_factor_is_on_the_left(float64):
     # Shears do not commute: the period-2 product grows, and the order within it decides which entry does.
-    up, right = jnp.array([[1.0, 0.0], [2.0, 1.0]]), jnp.array([[1.0, 3.0], [0.0, 1.0]])
-    stack = jnp.stack([up, right])
-    np.testing.assert_array_equal(value(products.prefix(stack))[-1], right @ up)
-    assert float(jnp.abs(right @ up - up @ right).max()) > 1  # the other order is told apart
+    up, right = np.array([[1.0, 0.0], [2.0, 1.0]]), np.array([[1.0, 3.0], [0.0, 1.0]])
+    stack = jnp.asarray(np.stack([up, right]))
+    np.testing.assert_array_equal(value(jax.jit(products.prefix)(stack))[-1], right @ up)
+    assert np.abs(right @ up - up @ right).max() > 1  # the other order is told apart
 
 
 def test_entry_n_of_log_norms_is_the_jacobian_over_n_lags(float64):
@@ -100,7 +101,7 @@ def test_a_singular_factor_gives_minus_infinity_and_never_nan():
     assert np.isfinite(norms[:15]).all()
     assert (norms[15:] == -np.inf).all()
     mantissas = jax.jit(products.suffix)(stack).mantissa
-    assert jnp.isfinite(mantissas).all()
+    assert np.isfinite(mantissas).all()
 
 
 def test_mantissas_have_their_largest_entry_between_a_half_and_one(dtype):
@@ -196,7 +197,7 @@ def test_a_singular_factor_ends_the_smallest_singular_value(singular, dtype):
 
 
 def test_the_log_of_the_smallest_singular_value_has_its_derivative(float64):
-    stack, direction = random_stack(float64, steps=9), random_stack(float64, steps=9, seed=1)
+    stack, direction = random_stack(float64, steps=9, seed=4), random_stack(float64, steps=9, seed=5)
 
     @jax.jit
     def smallest(size):
@@ -212,11 +213,16 @@ def test_the_log_of_the_smallest_singular_value_has_its_derivative(float64):
 )
 def test_a_product_that_is_zero_has_no_gradient_rather_than_nan(ord):
     stack = random_stack("float32", steps=4).at[1].set(0.0)
-    gradient = jax.grad(lambda s: jnp.where(jnp.isfinite(n := products.log_norms(s, ord=ord)), n, 0).sum())(
-        stack
-    )
-    assert jnp.isfinite(gradient).all()
-    assert float(jnp.abs(gradient).max()) > 0
+
+    @jax.jit
+    @jax.grad
+    def gradient_of(stack):
+        norms = products.log_norms(stack, ord=ord)
+        return jnp.where(jnp.isfinite(norms), norms, 0).sum()
+
+    gradient = gradient_of(stack)
+    assert np.isfinite(gradient).all()
+    assert np.abs(gradient).max() > 0
 
 
 def test_vmap_is_the_batch(float64):
@@ -269,7 +275,7 @@ class TestBadInput:
 
     def test_a_norm_that_is_not_in_the_rounded_entries_is_refused(self):
         with pytest.raises(ValueError, match="ord is -2; expected 2"):
-            products.log_norm(products.prefix(jnp.ones((2, 3, 3))), -2)
+            products.log_norm(jax.jit(products.prefix)(jnp.ones((2, 3, 3))), -2)
 
     @pytest.mark.parametrize("lag", [-1, 3, 1.0, True])
     def test_a_lag_out_of_range_is_named(self, lag):

@@ -6,13 +6,19 @@ import numpy as np
 import pytest
 
 from rnn_jax import readout
-from tests.cases import assert_close, rounding
+from tests.cases import assert_close, draw, rounding
+
+
+def drawn(dtype, *shapes):
+    """A readout of 5 units into 3 outputs, and arrays of the given shapes."""
+    rng = np.random.default_rng(0)
+    array = lambda *shape: draw(rng, jax.ShapeDtypeStruct(shape, dtype))
+    return readout.Readout(w_hy=array(3, 5), b_y=array(3)), *(array(*shape) for shape in shapes)
 
 
 @pytest.fixture
 def case(dtype):
-    params = readout.init(jax.random.key(0), 5, 3, bias=jax.nn.initializers.normal(), dtype=dtype)
-    return params, jax.random.normal(jax.random.key(1), (7, 2, 5), dtype)
+    return drawn(dtype, (7, 2, 5))
 
 
 def test_outputs_are_w_h_plus_b(case, dtype):
@@ -30,12 +36,9 @@ def test_softmax_outputs_are_probabilities(case, dtype):
 
 @pytest.mark.parametrize("batch", [(), (2,), (2, 3)], ids=str)
 def test_the_pullback_is_the_vjp_of_the_linear_readout(batch, float64):
-    params = readout.init(jax.random.key(0), 5, 3, bias=jax.nn.initializers.normal(), dtype=float64)
-    h = jax.random.normal(jax.random.key(1), (7, *batch, 5), float64)
-    do = jax.random.normal(jax.random.key(2), (7, *batch, 3), float64)
-    assert_close(
-        readout.pullback(params, h, do), jax.vjp(readout.linear, params, h)[1](do), rounding(float64)
-    )
+    params, h, do = drawn(float64, (7, *batch, 5), (7, *batch, 3))
+    by_jax = jax.jit(lambda params, h, do: jax.vjp(readout.linear, params, h)[1](do))
+    assert_close(jax.jit(readout.pullback)(params, h, do), by_jax(params, h, do), rounding(float64))
 
 
 def test_wrong_sizes_name_the_readout():
