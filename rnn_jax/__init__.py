@@ -12,6 +12,7 @@ The file list is the table of contents. Import the modules: `from rnn_jax import
     jacobians     ∂h_t/∂h_{t−1}, ∂h_t/∂x_t and immediate ∂h_t/∂θ of every step
     products      products of Jacobians that neither under- nor overflow
     streaming     their norms along a trajectory, the stack of Jacobians never held
+    orthogonal    orthonormal frames from matrix products
     spectrum      singular values of products, Lyapunov exponents, dimension, entropy
     graded        singular values of one matrix, however far apart they are
     flow          the gradient-flow profile: who sends how much gradient to whom, across which lag

@@ -25,7 +25,7 @@ import numpy as np
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
-from rnn_jax import checks, graded, jacobians, products, tables
+from rnn_jax import checks, graded, jacobians, orthogonal, products, tables
 from rnn_jax import unroll as unrolling
 from rnn_jax.types import Cell, PyTree, Step
 
@@ -253,6 +253,7 @@ def _sweep(
     lengths = [every] * groups + [left_over] * (left_over > 0)
     blocks = min(blocks, len(lengths))
     block_of = np.arange(len(lengths)) * blocks // len(lengths)
+    closes = np.append(np.diff(block_of) > 0, True)
     shape = (blocks, frame.shape[1])
     zeros = jnp.zeros(shape, frame.dtype)
     counted = np.bincount(block_of, lengths, blocks).astype(int)
@@ -269,11 +270,11 @@ def _sweep(
 
     def group(carry, inputs):
         state, frame, sums = carry
-        xs, block = inputs
+        xs, block, closes = inputs
         start = (state, frame, jnp.zeros((), jnp.int32))
         # One step is no loop: that would copy its Jacobian.
         (state, frame, exponent), _ = one_step(start, xs) if every == 1 else lax.scan(one_step, start, xs)
-        frame, lengths, floor = _orthonormalise(frame)
+        frame, lengths, floor = _orthonormalise(frame, closes)
         return (state, frame, _add(sums, block, lengths, floor, exponent)), None
 
     def grouped(leaf):
@@ -281,18 +282,21 @@ def _sweep(
 
     carry = (state, frame, sums)
     if groups:
-        carry, _ = lax.scan(group, carry, (jax.tree.map(grouped, xs), jnp.asarray(block_of[:groups])))
+        marks = jnp.asarray(block_of[:groups]), jnp.asarray(closes[:groups])
+        carry, _ = lax.scan(group, carry, (jax.tree.map(grouped, xs), *marks))
     if left_over:
-        carry, _ = group(carry, (_rest(xs, groups * every), block_of[-1]))
+        carry, _ = group(carry, (_rest(xs, groups * every), block_of[-1], closes[-1]))
     return carry
 
 
-def _orthonormalise(frame: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Q, |R_ii| and the floor below which a length is rounding."""
-    with jax.default_matmul_precision("highest"):
-        q, r = jnp.linalg.qr(frame)
+def _orthonormalise(frame: jax.Array, closes: bool | jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Q, R_ii and the floor below which a length is rounding.
+
+    Sums of ln R_ii telescope: only where a block `closes` has Q to be orthonormal to rounding (`orthogonal`).
+    """
+    q, lengths = orthogonal.factor(frame, closes)
     floor = resolution(frame.dtype) * jnp.sqrt((lax.stop_gradient(frame) ** 2).sum())
-    return q, jnp.abs(jnp.diagonal(r)), jnp.maximum(floor, jnp.finfo(frame.dtype).tiny)
+    return q, lengths, jnp.maximum(floor, jnp.finfo(frame.dtype).tiny)
 
 
 def resolution(dtype: Any) -> float:

@@ -20,7 +20,7 @@ ROOT = PACKAGE.parent
 TIERS = [
     ["types"],
     ["checks"],
-    ["initializers", "losses", "tables"],
+    ["initializers", "losses", "orthogonal", "tables"],
     ["cells", "products", "readout"],
     ["graded", "unroll"],
     ["sweeps", "jacobians"],
@@ -59,7 +59,20 @@ def test_imports_run_one_way(path):
 
 
 @pytest.mark.parametrize(
-    "name", ["unroll", "sweeps", "bptt", "jacobians", "products", "streaming", "graded", "spectrum", "decay", "flow"]
+    "name",
+    [
+        "unroll",
+        "sweeps",
+        "bptt",
+        "jacobians",
+        "products",
+        "streaming",
+        "graded",
+        "orthogonal",
+        "spectrum",
+        "decay",
+        "flow",
+    ],
 )
 def test_algorithms_know_no_particular_cell(name):
     assert "cells" not in set(imported(PACKAGE / f"{name}.py"))

@@ -17,6 +17,7 @@ from rnn_jax import (
     initializers,
     jacobians,
     losses,
+    orthogonal,
     products,
     readout,
     recording,
@@ -127,6 +128,8 @@ CASES = {
     "graded.rows_of": (graded.rows_of, (STACK[0],)),
     "graded.multiply": (graded.multiply, (STACK[0], jnp.array(1), jnp.array(0.0), ROWS)),
     "graded.singular_values": (graded.singular_values, (ROWS,)),
+    "orthogonal.factor": (orthogonal.factor, (jnp.ones((40, 36)),)),
+    "orthogonal.householder": (orthogonal.householder, (STACK[0],)),
     "spectrum.lyapunov": one(DEEP, partial(spectrum.lyapunov, every=3)),
     "spectrum.lyapunov_from_jacobians": (spectrum.lyapunov_from_jacobians, (STACK,)),
     "spectrum.log_singular_values": (spectrum.log_singular_values, (STACK,)),
@@ -188,7 +191,7 @@ def test_every_cell_steps_on_every_platform(name):
 
 def test_no_public_numeric_function_is_missing_here():
     internal = {"unroll.arguments", "unroll.valid", "unroll.where_valid", "spectrum.resolution"}
-    modules = (bptt, decay, flow, graded, initializers, jacobians, losses, products, readout)
+    modules = (bptt, decay, flow, graded, initializers, jacobians, losses, orthogonal, products, readout)
     modules += (recording, spectrum, streaming, unroll)
     public = {
         f"{module.__name__.removeprefix('rnn_jax.')}.{name}"
