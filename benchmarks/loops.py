@@ -51,7 +51,8 @@ def _count(jaxpr: core.Jaxpr, changing_inputs: list[bool]) -> int:
 
 def _holds_a_loop(jaxpr: core.Jaxpr) -> bool:
     return any(
-        equation.primitive.name in ("scan", "while") or any(map(_holds_a_loop, _programs(equation.params.values())))
+        equation.primitive.name in ("scan", "while")
+        or any(map(_holds_a_loop, _programs(equation.params.values())))
         for equation in jaxpr.eqns
     )
 

@@ -7,17 +7,23 @@ The states of the forward pass are kept; then, from t = T down to 1, with J_t = 
     ∂L/∂x_t = (∂s_t/∂x_t)ᵀ δ_t
 
 For a structured cell (see `rnn_jax.types`) J_tᵀ δ_t is composed of the cell's hand-written `pullback` and the
-transposed recurrent product. What the pullback says of u_t = drive(θ, x_t) and r_t = recur(θ, h_{t−1}) is
-collected, and every parameter gradient is formed after the loop, as one product over all of time:
-the loop holds the sequential path and nothing else. A bare step goes through `jax.vjp` of the step.
-
-A stack is backpropagated layer by layer, top to bottom: a layer's ∂L/∂x_t is a cotangent of the layer below.
+transposed recurrent product, and every parameter gradient is one product over a chunk of time, outside of the loop
+over steps (`rnn_jax.sweeps`). A bare step goes through `jax.vjp` of the step.
 
 `bptt` returns everything; `unroll` and `final_state` are the functions of the same names in `rnn_jax.unroll`
-with this backward pass as their derivative, for `jax.grad` of a loss of your own. Having a custom VJP they have
-no forward mode: for `jvp`, `jacfwd` or `linearize` use `rnn_jax.unroll`. Write batches in the batch axes:
-under `vmap` with shared parameters a weight gradient is formed for each example before they are summed.
-What is differentiated must come in through params, state or xs: a step must not close over it.
+with this backward pass as their derivative, for `jax.grad` of a loss of your own. What the forward pass keeps for it is
+their option `store`:
+
+    "gates"         states and gates: the fastest, S + G N numbers for each step and sequence
+    "states"        states alone, S numbers; the gates are formed again, for a whole chunk at once
+    "checkpoints"   every √T-th state; the rest is run again. `unroll` returns all states, so there it saves little;
+                    `final_state` holds about 2 √T states, for sequences of 10⁶ steps
+    None            "gates" up to 1 GiB, else "states": chosen from shapes alone
+
+Having a custom VJP they have no forward mode: for `jvp`, `jacfwd` or `linearize` use `rnn_jax.unroll`. Second
+derivatives are those of the plain unrolling. Write batches in the batch axes: under `vmap` with shared parameters a
+weight gradient is formed for each example before they are summed. What is differentiated must come in through params,
+state or xs: a step must not close over it.
 """
 
 from functools import partial
@@ -71,6 +77,7 @@ def bptt(
       cotangents: the immediate ∂L/∂s_1 … ∂L/∂s_T, the tree of the states, leaves `(T, *B, N)`. For a loss on
         h_t use `cell.emit_pullback(states, dL_dh)`; for a loss of the last step, zeros but in the last entry.
       lengths, reverse: as in `rnn_jax.unroll.unroll`.
+      store: what the forward pass keeps, see above.
 
     Returns:
       `Gradients` for params, h_0 and xs, and all δ_t.
@@ -140,7 +147,7 @@ def loss_gradients(
 
     Args:
       cell: a cell.
-      params, state, xs, lengths: as in `bptt`.
+      params, state, xs, lengths, store: as in `bptt`.
       readout_params: W_hy and b_y.
       targets: labels `(T, *B)` for cross-entropy, `(T, *B, K)` for squared error.
       loss: `losses.CROSS_ENTROPY` (softmax outputs) or `losses.SQUARED_ERROR` (linear outputs), or your own.
@@ -199,7 +206,7 @@ def unroll(
 ) -> PyTree:
     """The states h_1 … h_T, with the hand-written backward pass as the VJP.
 
-    Arguments, result and errors as for `rnn_jax.unroll.unroll`; reverse mode only.
+    Arguments, result and errors as for `rnn_jax.unroll.unroll`, with `store` as above; reverse mode only.
 
     >>> from rnn_jax import cells
     >>> cell = cells.lstm()
@@ -227,7 +234,7 @@ def final_state(
 
     It starts from ∂L/∂h_T; no (T, B, N) array of cotangents that are zero is made.
 
-    Arguments, result and errors as for `rnn_jax.unroll.final_state`; reverse mode only.
+    Arguments, result and errors as for `rnn_jax.unroll.final_state`, with `store` as above; reverse mode only.
 
     >>> from rnn_jax import cells
     >>> cell = cells.elman()
@@ -252,9 +259,10 @@ def _unroll_forward(plan, params, state, xs, lengths):
 
 
 def _unroll_backward(plan, residuals, cotangents):
-    *residuals, wanted = residuals
+    params, state, xs, lengths, kept, wanted = residuals
+    plan = plan._replace(want_xs=wanted is not None)
     cotangents = jax.tree.map(_none_for_zeros, cotangents, is_leaf=_is_symbolic)
-    swept = sweeps.backward(plan._replace(want_xs=wanted is not None), *residuals, cotangents, None)
+    swept = sweeps.backward(plan, params, state, xs, lengths, kept, cotangents, None)
     return swept.params, swept.state, swept.xs, None
 
 
@@ -273,9 +281,10 @@ def _final_state_forward(plan, params, state, xs, lengths):
 
 
 def _final_state_backward(plan, residuals, cotangent):
-    *residuals, wanted = residuals
+    params, state, xs, lengths, kept, wanted = residuals
+    plan = plan._replace(want_xs=wanted is not None)
     cotangent = jax.tree.map(_zeros_for_zeros, cotangent, is_leaf=_is_symbolic)
-    swept = sweeps.backward(plan._replace(want_xs=wanted is not None), *residuals, None, cotangent)
+    swept = sweeps.backward(plan, params, state, xs, lengths, kept, None, cotangent)
     return swept.params, swept.state, swept.xs, None
 
 

@@ -101,10 +101,10 @@ def plan(
 
     >>> from rnn_jax import cells
     >>> cell = cells.lstm()
-    >>> params = jax.eval_shape(cell.init, jax.random.key(0), 8, 64)
-    >>> state = jax.eval_shape(lambda p: cell.initial_state(p, (64,)), params)
-    >>> plan(cell, None, False, params, state, jax.ShapeDtypeStruct((200, 64, 8), float))[1:4]
-    ('gates', False, 25)
+    >>> params = cell.init(jax.random.key(0), 3, 8)
+    >>> made = plan(cell, None, False, params, cell.initial_state(params, (64,)), jnp.ones((200, 64, 3)))
+    >>> made.store, made.chunk
+    ('gates', 25)
     """
     for leaf in jax.tree.leaves(state):
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):
@@ -118,7 +118,7 @@ def plan(
     if store is None:
         one_step = partial(_step_and_gates, cell)
         kept = jax.eval_shape(one_step, params, state, jax.tree.map(lambda leaf: leaf[0], xs))
-        size = steps * sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept))
+        size = steps * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept))
         store = "gates" if size <= _KEPT_BYTES else "states"
     if store == "checkpoints":
         chunk = math.isqrt(steps - 1) + 1
@@ -134,7 +134,16 @@ def _divisor_near(steps: int, chunk: int) -> int:
 
 
 def forward(plan: Plan, params: PyTree, state: PyTree, xs: PyTree, lengths: Any) -> tuple[PyTree, Kept]:
-    """s_1 … s_T, aligned with their inputs, and what is kept of them."""
+    """s_1 … s_T, aligned with their inputs, and what is kept of them.
+
+    >>> from rnn_jax import cells
+    >>> cell = cells.lstm()
+    >>> params = cell.init(jax.random.key(0), 3, 8)
+    >>> state, xs = cell.initial_state(params), jnp.ones((5, 3))
+    >>> states, kept = forward(plan(cell, "gates", False, params, state, xs), params, state, xs, None)
+    >>> states.h.shape, [gate.shape for gate in kept.gates]
+    ((5, 8), [(5, 8), (5, 8), (5, 8), (5, 8)])
+    """
     return _forward(plan, (params, state, xs), lengths)
 
 
@@ -164,7 +173,15 @@ def _forward_jvp(plan, primals, tangents):
 
 
 def forward_final(plan: Plan, params: PyTree, state: PyTree, xs: PyTree, lengths: Any) -> tuple[PyTree, Kept]:
-    """s_T alone, and what is kept; with "checkpoints" no other state is held."""
+    """s_T alone, and what is kept; with "checkpoints" no other state is held.
+
+    >>> def count(params, state, x):
+    ...     return state + params * x
+    >>> params, state, xs = jnp.ones(()), jnp.zeros(1), jnp.ones((6, 1))
+    >>> last, kept = forward_final(plan(count, "checkpoints", False, params, state, xs), params, state, xs, None)
+    >>> last, kept.checkpoints.T  # before the chunks of 3 steps
+    (Array([6.], dtype=float32), Array([[0., 3.]], dtype=float32))
+    """
     if plan.store != "checkpoints":
         states, kept = forward(plan, params, state, xs, lengths)
         return jax.tree.map(lambda leaf: leaf[0 if plan.reverse else -1], states), kept
@@ -194,19 +211,11 @@ def _in_order(plan: Plan, tree: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: jnp.flip(leaf, 0), tree) if plan.reverse else tree
 
 
-def _layered(
-    cell: Cell | Step,
-    keep_gates: bool,
-    chunk: int,
-    params: PyTree,
-    state: PyTree,
-    xs: PyTree,
-    valid: jax.Array | None,
-) -> tuple[PyTree, PyTree]:
+def _layered(cell, keep_gates, chunk, params, state, xs, valid):
     """States and gates along `xs`: a stack layer by layer, so that each layer's inputs are at hand for the way back."""
     if not (isinstance(cell, Cell) and cell.layers):
-        layer = _structured_layer if _structured(cell) else _plain_layer
-        return layer(cell, keep_gates, chunk, params, state, xs, valid)
+        run = _structured_layer if _structured(cell) else _plain_layer
+        return run(cell, keep_gates, chunk, params, state, xs, valid)
     checks.layers("params", params, len(cell.layers))
     checks.layers("state", state, len(cell.layers))
     states, gates = [], []
@@ -264,17 +273,21 @@ def _structured_layer(cell, keep_gates, chunk, params, state, xs, valid):
     return lax.scan(run, nothing, np.arange(-(-steps // chunk)))[0]
 
 
-def _needed(cell: Cell, state: PyTree, a: PyTree) -> PyTree:
+def _needed(cell, state, a):
     """Which leaves of a_t the pullback reads: tanh' is known from h_t, so that z_t need not be kept."""
-    pullback = jax.make_jaxpr(lambda a: cell.pullback(state_like, a, state_like, state_like))
-    state_like = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), state)
-    jaxpr = pullback(a).jaxpr
-    read = {var for equation in jaxpr.eqns for var in equation.invars if not isinstance(var, core.Literal)}
-    read.update(var for var in jaxpr.outvars if not isinstance(var, core.Literal))
-    return jax.tree.unflatten(jax.tree.structure(a), [var in read for var in jaxpr.invars])
+
+    def pullback(a, state):
+        return cell.pullback(state, a, state, state)
+
+    jaxpr = jax.make_jaxpr(pullback)(a, state).jaxpr
+    operands = (var for equation in jaxpr.eqns for var in equation.invars)
+    read = {var for var in (*operands, *jaxpr.outvars) if not isinstance(var, core.Literal)}
+    leaves, tree = jax.tree.flatten(a)
+    return jax.tree.unflatten(tree, [var in read for var in jaxpr.invars[: len(leaves)]])
 
 
-def _step_and_gates(cell: Cell | Step, params: PyTree, state: PyTree, x: PyTree) -> tuple[PyTree, PyTree]:
+def _step_and_gates(cell, params, state, x):
+    """s_t and a_t; None for the gates of a cell or step that has none."""
     if not _structured(cell):
         return as_step(cell)(params, state, x), None
     a = cell.gates(cell.drive(params, x), cell.recur(params, cell.emit(state)))
@@ -299,6 +312,14 @@ def backward(
 
     `cotangents` are those of s_1 … s_T, a leaf or all of them None for zeros; `final_cotangent` is one more on the
     state in which the recurrence ends, None for zeros.
+
+    >>> def decay(params, state, x):
+    ...     return params * state + x
+    >>> operands = (jnp.array(0.5), jnp.zeros(1), jnp.ones((3, 1)), None)
+    >>> made = plan(decay, "states", False, *operands[:3])
+    >>> _, kept = forward(made, *operands)
+    >>> backward(made, *operands, kept, None, jnp.ones(1)).xs.T  # of the last state: 0.5 to the power of the lag
+    Array([[0.25, 0.5 , 1.  ]], dtype=float32)
     """
     if final_cotangent is None:
         final_cotangent = jax.tree.map(jnp.zeros_like, state)
@@ -342,11 +363,11 @@ def _backward(plan, operands, lengths, kept):
 @_backward.defjvp
 def _backward_jvp(plan, primals, tangents):
     operands, lengths, kept = primals
-    _, d_swept = jax.jvp(partial(plain, plan, lengths=lengths), (operands,), (tangents[0],))
+    _, d_swept = jax.jvp(partial(_plain, plan, lengths=lengths), (operands,), (tangents[0],))
     return _backward(plan, operands, lengths, kept), d_swept
 
 
-def plain(plan: Plan, operands: tuple, lengths: Any) -> Swept:
+def _plain(plan, operands, lengths):
     """The plain twin: `jax.vjp` of the plain unrolling, a shift ε_t = 0 after each step: dL/dε_t = δ_t."""
     params, state, xs, cotangents, final_cotangent = operands
 
@@ -401,7 +422,7 @@ def _row(leaf: jax.Array, t: jax.Array) -> jax.Array:
     return lax.dynamic_index_in_dim(leaf, t, keepdims=False)
 
 
-def _zero_sums(cell: Cell | Step, params: PyTree, state: PyTree, x: PyTree) -> PyTree:
+def _zero_sums(cell, params, state, x):
     """Zeros like what a chunk gives as its sums over steps."""
     if isinstance(cell, Cell) and cell.layers:
         sums = []
@@ -420,7 +441,7 @@ def _zero_sums(cell: Cell | Step, params: PyTree, state: PyTree, x: PyTree) -> P
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
 
-def _gradient(cell: Cell | Step, params: PyTree, sums: PyTree) -> PyTree:
+def _gradient(cell, params, sums):
     """∂L/∂θ from the sums over all steps."""
     if isinstance(cell, Cell) and cell.layers:
         return tuple(_gradient(*layer) for layer in zip(cell.layers, params, sums, strict=True))
@@ -545,7 +566,9 @@ def _autodiff_derivatives(step, params, previous, xs) -> _Local:
 
     def finish(deltas):
         def all_steps(params, xs):
-            return jax.vmap(step, in_axes=(None, 0, 0))(_merged(params, all_params), previous, _merged(xs, all_xs))
+            return jax.vmap(step, in_axes=(None, 0, 0))(
+                _merged(params, all_params), previous, _merged(xs, all_xs)
+            )
 
         all_params, all_xs = params, xs
         return jax.vjp(all_steps, _inexact(params), _inexact(xs))[1](deltas)

@@ -190,7 +190,8 @@ def test_every_cell_steps_on_every_platform(name):
 
 
 def test_no_public_numeric_function_is_missing_here():
-    internal = {"unroll.arguments", "unroll.valid", "unroll.where_valid", "spectrum.resolution"}
+    internal = {f"unroll.{name}" for name in ("arguments", "body_of", "valid", "where_valid")}
+    internal |= {"spectrum.resolution"}
     modules = (bptt, decay, flow, graded, initializers, jacobians, losses, orthogonal, products, readout)
     modules += (recording, spectrum, streaming, unroll)
     public = {

@@ -44,7 +44,7 @@ def gates_together(*gates: jax.Array) -> jax.Array:
 
 
 def project_back(weights: jax.Array, dy: jax.Array) -> jax.Array:
-    """Wᵀ dy, the transpose of `project`: `(N, D)`, `(…, N)` → `(…, D)`; with gates `(G, N, D)`, `(…, G, N)` → `(…, D)`."""
+    """Wᵀ dy, the transpose of `project`: weights `([G,] N, D)`, dy `(…, [G,] N)` → `(…, D)`."""
     flat = weights.reshape(-1, weights.shape[-1])
     dy = dy.reshape(*dy.shape[: dy.ndim - weights.ndim + 1], -1)
     return lax.dot_general(dy, flat, (((dy.ndim - 1,), (0,)), ((), ())))
@@ -122,7 +122,9 @@ def recur_pullback(params: PyTree, dr: jax.Array) -> jax.Array:
 
 def params_sums(params: PyTree, x: jax.Array, h: jax.Array, du: jax.Array, dr: jax.Array) -> PyTree:
     """Σ h drᵀ, Σ x duᵀ and Σ du: the gradients of W_hh, W_xh and b_h, the matrices transposed."""
-    return params._replace(w_hh=outer_products(h, dr), w_xh=outer_products(x, du), b_h=bias_gradient(du, params.b_h))
+    return params._replace(
+        w_hh=outer_products(h, dr), w_xh=outer_products(x, du), b_h=bias_gradient(du, params.b_h)
+    )
 
 
 def params_gradient(params: PyTree, sums: PyTree) -> PyTree:

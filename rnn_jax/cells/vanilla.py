@@ -49,7 +49,11 @@ def init_elman(
 
 
 def total_input(u: jax.Array, r: jax.Array) -> jax.Array:
-    """z_t = u_t + r_t: all that a cell without gates needs of the two."""
+    """z_t = u_t + r_t: all that a cell without gates needs of the two.
+
+    >>> total_input(jnp.ones(1), jnp.ones(1))
+    Array([2.], dtype=float32)
+    """
     return u + r
 
 
