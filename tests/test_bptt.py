@@ -317,9 +317,9 @@ def test_every_valid_step_counts_once_if_no_weights_are_given(lengths):
     run = jax.jit(partial(bptt.loss_gradients, cell))
     weights = jnp.ones((12, 3), bool) if lengths is None else losses.valid_steps(12, lengths)
     arguments = (case.params, out, case.state, case.xs, targets)
-    chex.assert_trees_all_equal(
-        run(*arguments, lengths=lengths), run(*arguments, lengths=lengths, weights=weights)
-    )
+    # Two programs, compiled apart: they may round differently. One step counted wrongly is one in 36.
+    without, given = run(*arguments, lengths=lengths), run(*arguments, lengths=lengths, weights=weights)
+    assert_close(without, given, rounding("float32", 12))
 
 
 # --- What the custom VJP promises. ------------------------------------------------------------------------

@@ -1,0 +1,224 @@
+"""The backward sweep in every mode equals automatic differentiation, and costs what it says."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rnn_jax import bptt, cells, sweeps, unroll
+from tests.cases import ALL, GRADIENT_BOUND, SINGLE, assert_close, differs, example, random_cotangents
+
+STEPS = 41  # a prime: no chunk length divides it
+LENGTHS = jnp.array([3, 0, STEPS])
+every_store = pytest.mark.parametrize("store", sweeps.STORES)
+
+
+@pytest.fixture
+def short_chunks(monkeypatch):
+    """Chunks of 7 or 6 steps."""
+    monkeypatch.setattr(sweeps, "_ROWS", {"gates": 21, "states": 18})
+
+
+def gradients_of(run, cell, params, state, xs, cotangents, **options):
+    return jax.vjp(partial(run, cell, **options), params, state, xs)[1](cotangents)
+
+
+def problem(cell, dtype="float64"):
+    case = example(cell, dtype, steps=STEPS, batch=(3,))
+    return case, random_cotangents(jax.eval_shape(partial(unroll.unroll, cell), *case))
+
+
+@every_store
+@pytest.mark.parametrize("name", ["elman-tanh", "elman-softplus", "leaky-post", "leaky-pre", "gru", "lstm"])
+def test_every_store_gives_the_gradient_where_the_last_chunk_is_not_full(name, store, short_chunks, float64):
+    cell = SINGLE[name]
+    case, cotangents = problem(cell)
+    assert STEPS % sweeps.plan(cell, store, False, *case).chunk != 0
+    by_hand = jax.jit(partial(gradients_of, partial(bptt.unroll, store=store), cell))(*case, cotangents)
+    automatic = jax.jit(partial(gradients_of, unroll.unroll, cell))(*case, cotangents)
+    assert_close(by_hand, automatic, GRADIENT_BOUND["float64"])
+
+
+@every_store
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+@pytest.mark.parametrize("name", ["lstm", "stack-in-stack", "gru-reset-before"])
+def test_every_store_gives_the_gradient_with_lengths_and_in_reverse(
+    name, reverse, store, short_chunks, float64
+):
+    cell = ALL[name]
+    case, cotangents = problem(cell)
+    last = random_cotangents(case.state, seed=3)
+
+    @jax.jit
+    def both(params, state, xs):
+        options = {"lengths": LENGTHS, "reverse": reverse}
+        result = bptt.bptt(cell, params, state, xs, cotangents, store=store, **options)
+        by_hand = (
+            (result.params, result.state, result.xs),
+            gradients_of(partial(bptt.final_state, store=store), cell, params, state, xs, last, **options),
+        )
+        automatic = (
+            gradients_of(unroll.unroll, cell, params, state, xs, cotangents, **options),
+            gradients_of(unroll.final_state, cell, params, state, xs, last, **options),
+        )
+        return by_hand, automatic
+
+    assert_close(*both(*case), GRADIENT_BOUND["float64"])
+
+
+@every_store
+def test_a_bare_step_with_keys_and_integers_among_its_inputs(store, short_chunks, float64):
+    def noisy(params, state, x):
+        noise = jax.random.normal(x["key"], state.shape, state.dtype)
+        return jnp.tanh(params["w"] @ state + params["table"][x["token"]] + 0.1 * noise + x["u"])
+
+    rng = np.random.default_rng(0)
+    params = {"w": jnp.asarray(rng.normal(size=(5, 5)) / 3), "table": jnp.asarray(rng.normal(size=(4, 5)))}
+    xs = {
+        "key": jax.random.split(jax.random.key(0), STEPS),
+        "token": jnp.asarray(rng.integers(0, 4, STEPS)),
+        "u": jnp.asarray(rng.normal(size=(STEPS, 5))),
+    }
+    cotangents = jnp.asarray(rng.normal(size=(STEPS, 5)))
+
+    @jax.jit
+    def of_floats(params, u):
+        def gradients(run):
+            states, pull = jax.vjp(lambda p, u: run(noisy, p, jnp.zeros(5), xs | {"u": u}), params, u)
+            return states, pull(cotangents)
+
+        return gradients(partial(bptt.unroll, store=store)), gradients(unroll.unroll)
+
+    assert_close(*of_floats(params, xs["u"]), GRADIENT_BOUND["float64"])
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru-reset-before"])
+def test_deltas_are_the_same_from_chunks_and_from_the_plain_twin(name, short_chunks, float64):
+    cell = ALL[name]
+    case, cotangents = problem(cell)
+    plan = sweeps.plan(cell, "gates", False, *case)._replace(want_deltas=True)
+    zeros = jax.tree.map(jnp.zeros_like, case.state)
+
+    @jax.jit
+    def both(params, state, xs):
+        operands = (params, state, xs, cotangents, zeros)
+        _, kept = sweeps.forward(plan, params, state, xs, LENGTHS)
+        swept = sweeps.backward(plan, params, state, xs, LENGTHS, kept, cotangents, zeros)
+        return swept, sweeps._plain(plan, operands, LENGTHS)
+
+    assert_close(*both(*case), GRADIENT_BOUND["float64"])
+
+
+def curvature(run, cell, case, outer):
+    """∂²/∂h_0² of Σ h³, in one order or the other of the two modes."""
+    params, state, xs = case
+
+    def loss(state):
+        return sum((leaf**3).sum() for leaf in jax.tree.leaves(run(cell, params, state, xs)))
+
+    return jax.jit(outer(jax.grad(loss)))(state)
+
+
+@every_store
+@pytest.mark.parametrize("outer", [jax.jacrev, jax.jacfwd], ids=["reverse", "forward"])
+def test_second_derivatives_are_those_of_the_plain_unrolling(outer, store, short_chunks, float64):
+    case = example(cells.gru(), float64, steps=9, batch=(1,))
+    by_hand = curvature(partial(bptt.unroll, store=store), cells.gru(), case, outer)
+    assert_close(by_hand, curvature(unroll.unroll, cells.gru(), case, outer), GRADIENT_BOUND["float64"])
+
+
+def test_a_chunk_is_full_where_a_divisor_is_near():
+    params, state, xs = example(cells.elman(), "float32", steps=12)
+    assert sweeps._divisor_near(200, 32) == 25
+    assert sweeps._divisor_near(40, 7) == 5
+    assert sweeps._divisor_near(41, 7) == 7  # a prime: the first chunk is not full
+    assert sweeps.plan(cells.elman(), "checkpoints", False, params, state, xs).chunk == 4
+
+
+def test_what_is_kept_is_chosen_from_shapes_alone(monkeypatch):
+    cell = cells.lstm()
+    case = example(cell, "float32")
+    assert sweeps.plan(cell, None, False, *case).store == "gates"
+    monkeypatch.setattr(sweeps, "_KEPT_BYTES", 12 * 2 * 5 * 4 * 6 - 1)  # s_t and a_t are six numbers a unit
+    assert sweeps.plan(cell, None, False, *case).store == "states"
+
+
+def test_only_the_gates_that_the_way_back_reads_are_kept():
+    def kept(cell):
+        params, state, xs = example(cell, "float32")
+        _, kept = sweeps.forward(
+            sweeps.plan(cell, "gates", False, params, state, xs), params, state, xs, None
+        )
+        return len(jax.tree.leaves(kept.gates))
+
+    assert kept(cells.elman()) == 0  # tanh' = 1 − h²
+    assert kept(cells.elman(jax.nn.hard_tanh)) == 1  # read from z
+    assert kept(cells.leaky(0.3)) == 1  # tanh(z), not z
+    assert (kept(cells.gru()), kept(cells.lstm())) == (4, 4)
+
+
+def test_a_wrong_derivative_shows_in_every_store(float64):
+    cell = cells.lstm()
+    bad = cell._replace(
+        params_sums=lambda *a: (s := cell.params_sums(*a))._replace(b_h=1.01 * s.b_h),
+        recur_pullback=lambda params, dr: 1.01 * cell.recur_pullback(params, dr),
+    )
+    case, cotangents = problem(cell)
+    right = jax.jit(partial(gradients_of, unroll.unroll, cell))(*case, cotangents)
+    for store in sweeps.STORES:
+        run = partial(gradients_of, partial(bptt.unroll, store=store))
+        assert differs(jax.jit(partial(run, bad))(*case, cotangents), right, 1e-4)
+
+
+# --- What it costs, without a clock. ----------------------------------------------------------------------
+
+
+def compiled_gradient(cell, store, *, steps, run=bptt.unroll, **options):
+    """The gradient of Σ h² with respect to the parameters, compiled for (T, 16, 32) states."""
+    params = jax.eval_shape(lambda key: cell.init(key, 8, 32), jax.random.key(0))
+    state = jax.eval_shape(lambda p: cell.initial_state(p, (16,)), params)
+
+    def loss(params, state, xs):
+        result = run(cell, params, state, xs, store=store, **options)
+        return (cell.emit(result) ** 2).sum()
+
+    xs = jax.ShapeDtypeStruct((steps, 16, 8), jnp.float32)
+    return jax.jit(jax.grad(loss)).lower(params, state, xs).compile()
+
+
+def temporary(compiled, steps):
+    """Bytes beside arguments and results, in units of T B N floats."""
+    return compiled.memory_analysis().temp_size_in_bytes / (4 * steps * 16 * 32)
+
+
+@pytest.mark.parametrize(
+    ("cell", "store", "most"),
+    [
+        (cells.elman(), "states", 2.2),
+        (cells.gru(), "states", 3.0),
+        (cells.lstm(), "states", 3.5),
+        (cells.elman(), "gates", 2.3),
+        (cells.gru(), "gates", 7.0),
+        (cells.lstm(), "gates", 8.0),
+    ],
+    ids=["elman-states", "gru-states", "lstm-states", "elman-gates", "gru-gates", "lstm-gates"],
+)
+def test_peak_temporary_memory(cell, store, most):
+    assert temporary(compiled_gradient(cell, store, steps=2000), 2000) < most
+
+
+def test_the_final_state_needs_no_sequence_of_zeros_and_checkpoints_next_to_nothing():
+    cell = cells.lstm()
+    run = partial(compiled_gradient, cell, steps=4096, run=bptt.final_state)
+    assert temporary(run("states"), 4096) < 2.5  # h and c
+    nested = temporary(run("checkpoints"), 4096)
+    assert nested < 0.4
+
+
+@every_store
+def test_the_program_does_not_grow_with_the_sequence(store):
+    # Lengths with a divisor near the chunk: the same branch of the program.
+    sizes = [len(compiled_gradient(cells.gru(), store, steps=steps).as_text()) for steps in (1024, 4096)]
+    assert abs(sizes[1] / sizes[0] - 1) < 0.02
