@@ -36,8 +36,9 @@ from rnn_jax.types import Cell, PyTree, Step, as_step, pull_emit
 STORES = ("gates", "states", "checkpoints")
 
 # Steps × batch of a chunk: enough rows for the products over a chunk to run at full speed, few enough to stay in a
-# cache. Where memory is what counts, fewer.
-_ROWS = {"gates": 2048, "states": 512}
+# cache. Where memory is what counts, fewer, and a small part of the sequence.
+_ROWS = {"gates": 512, "states": 256}
+_CHUNKS = {"gates": 1, "states": 32}
 
 _KEPT_BYTES = 2**30
 """What the forward sweep may keep where nothing is asked for: gates up to here, else states."""
@@ -124,7 +125,7 @@ def plan(
         chunk = math.isqrt(steps - 1) + 1
     else:
         rows = math.prod(jax.tree.leaves(state)[0].shape[:-1]) if jax.tree.leaves(state) else 1
-        chunk = min(steps, max(1, _ROWS[store] // rows))
+        chunk = max(1, min(steps // _CHUNKS[store], _ROWS[store] // rows))
     return Plan(cell, store, reverse, _divisor_near(steps, chunk))
 
 
