@@ -1,0 +1,138 @@
+"""A gradient needs little temporary memory: the ways of keeping the forward pass, and the peers, as compiled.
+
+What XLA allocates beside arguments and results, in units of T·B·N floats, one state of every step. The time of
+each way stands beside it, for memory can always be had for time. Where the loss is that of the last of many steps,
+
+    ∂/∂θ ‖h_T‖²,
+
+even the states need not be kept: `bptt.final_state` starts again from checkpoints.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from benchmarks import gradient, harness, tables, verdicts, workloads
+from benchmarks.gradient import HAND_WRITTEN, JAX_PEERS
+from benchmarks.peers import own
+from benchmarks.runner import Benchmark, Case, Preset, Setup
+from benchmarks.workloads import SHAPES, Plan, Shape
+
+TARGET = {"tanh": 2.2, "gru": 3.0, "lstm": 3.5}
+LONG_TARGET, LONG_TIME_TARGET = 30.0, 1.4
+
+WAYS: Mapping[str, dict[str, Any]] = {HAND_WRITTEN: {}}
+"""This library's ways of keeping the forward pass, and their options."""
+
+ALL_STEPS, LAST_STEP = "all steps", "last step"
+
+
+class Plans(NamedTuple):
+    """Where the loss is that of all steps, and where it is that of the last."""
+
+    every: Plan
+    last: Plan
+
+
+def cases(plan: Plans, setup: Setup) -> Iterator[Case]:
+    """Every cell at every shape, for both losses."""
+    for loss, part in ((ALL_STEPS, plan.every), (LAST_STEP, plan.last)):
+        for name, shape in part.shapes.items():
+            for cell in part.cells:
+                asked = {"loss": loss, "shape": name, **shape._asdict(), "cell": cell}
+                yield {**asked, "contenders": measure(name, shape, cell, setup, last=loss == LAST_STEP)}
+
+
+def measure(shape_name: str, shape: Shape, cell: str, setup: Setup, last: bool) -> dict[str, dict[str, Any]]:
+    """What is recorded of each contender, this library's ways first."""
+    problem = workloads.problem(workloads.CELLS[cell], shape, setup.dtype)
+    entrants = {name: own.hand_written(cell, *problem, last, **options) for name, options in WAYS.items()}
+    entrants |= gradient.others(cell, problem, setup, last)
+    return gradient.compare(entrants, shape, setup, setup.folder(shape_name, cell))
+
+
+def judge(cases: Sequence[Case], rounds: int) -> list[dict[str, Any]]:
+    """The leanest way that is no slower than the fastest peer, and over many steps the leanest of all."""
+    found = []
+    for cell in dict.fromkeys(case["cell"] for case in cases):
+        every = [c for c in cases if c["cell"] == cell and c["loss"] == ALL_STEPS]
+        claim = (
+            f"{cell}: temporary memory / T·B·N floats, geometric mean, in no more time than the fastest peer"
+        )
+        temporary = [lean["temporary_per_TBN"] for case in every if (lean := leanest(case, 1.0))]
+        if len(temporary) == len(every) > 0 and None not in temporary:
+            found.append(verdicts.at_most(claim, TARGET[cell], harness.geometric_mean(temporary)))
+        elif every:
+            found.append(verdicts.missed(claim, TARGET[cell], "no way is as fast at every shape"))
+        for case in (c for c in cases if c["cell"] == cell and c["loss"] == LAST_STEP):
+            found += _long(case, rounds)
+    return found
+
+
+def leanest(case: Case, most: float) -> dict[str, Any] | None:
+    """The way with the least temporary memory in at most `most` times the time of the fastest peer, in the median."""
+    fastest = min((peer["spread"]["median"] for peer in _peers(case)), default=float("inf"))
+    fit = [way for way in _ways(case) if way["spread"]["median"] <= most * fastest]
+    return min(fit, key=lambda way: way["temporary_bytes"] or 0, default=None)
+
+
+def _long(case: Case, rounds: int) -> list[dict[str, Any]]:
+    peers = _peers(case)
+    if not peers or peers[0]["temporary_bytes"] is None:
+        return []
+    way = min(_ways(case), key=lambda way: way["temporary_bytes"])
+    fastest = min(peers, key=lambda peer: peer["spread"]["median"])
+    title = f"{case['cell']}, loss of the last of {case['T']} steps"
+    saved = min(peer["temporary_bytes"] for peer in peers) / way["temporary_bytes"]
+    slower = harness.ratios(way["seconds"], fastest["seconds"])
+    return [
+        verdicts.at_least(f"{title}: temporary memory of the leanest peer over ours", LONG_TARGET, saved),
+        verdicts.at_most(
+            f"{title}: our time over that of the fastest peer", LONG_TIME_TARGET, slower, rounds
+        ),
+    ]
+
+
+def _ways(case: Case) -> list[dict[str, Any]]:
+    return [measured for name, measured in case["contenders"].items() if name in WAYS]
+
+
+def _peers(case: Case) -> list[dict[str, Any]]:
+    names = {peer.name for peer in JAX_PEERS}
+    return [measured for name, measured in case["contenders"].items() if name in names]
+
+
+KEYS = (tables.entry("loss", -9), tables.entry("shape", -5), tables.entry("cell", -4))
+TEMPORARY = tables.number("temp", 6, "temporary_per_TBN")
+MEDIAN = tables.number("median ms", 9, "spread", "median", scale=1e3, form="{:.1f}")
+
+LONG = {"long": Shape(B=16, T=4096, N=128, D=10)}
+
+BENCHMARK = Benchmark(
+    name="memory",
+    claim="a gradient needs little temporary memory, and over many steps a small part of what the states would take",
+    legend=(
+        "loss     of all steps, Σ_t ‖h_t‖², or of the last step, ‖h_T‖²",
+        "temp     peak temporary memory, in units of T·B·N floats, and in megabytes",
+        "x first  time over that of the first way, median over rounds",
+    ),
+    columns=(
+        *KEYS,
+        tables.entry("contender", -12),
+        TEMPORARY,
+        tables.number("temp MB", 9, "temporary_bytes", scale=1e-6, form="{:.1f}"),
+        MEDIAN,
+        tables.number("x first", 7, "ratio", "median"),
+    ),
+    presets={
+        "quick": Preset(Plans(Plan({"S1": SHAPES["S1"]}), Plan(LONG, ("lstm",))), rounds=5),
+        "full": Preset(Plans(Plan(SHAPES), Plan(LONG)), rounds=9),
+    },
+    cases=cases,
+    verdicts=judge,
+    peers=JAX_PEERS,
+    packages=("flax", "equinox"),
+    pivots=(
+        tables.Pivot("Peak temporary memory, in units of T·B·N floats", KEYS, TEMPORARY),
+        tables.Pivot("Milliseconds, median", KEYS, MEDIAN),
+    ),
+)
