@@ -22,6 +22,8 @@ PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
 FOLDER = "benchmarks"
 """Beside the page: records and pictures."""
 
+NOTHING = "No record is kept."
+
 Records = Mapping[str, Mapping[str, Any]]
 """By the name of the file, without its suffix."""
 
@@ -88,7 +90,7 @@ def blocks(benchmarks: Mapping[str, Benchmark], kept: Records) -> dict[str, str]
         sections = [
             section(benchmark, record, file) for file, record in kept.items() if record["benchmark"] == name
         ]
-        found[name] = "\n\n".join(sections) or "No record is kept."
+        found[name] = "\n\n".join(sections) or NOTHING
     return {**found, "missed": missed(kept.values())}
 
 
@@ -114,6 +116,9 @@ def section(benchmark: Benchmark, record: Mapping[str, Any], file: str) -> str:
 
 def missed(kept: Iterable[Mapping[str, Any]]) -> str:
     """The claims that fail or are open, of all records."""
+    kept = list(kept)
+    if not kept:
+        return NOTHING
     found = [
         {**verdict, "claim": f"{record['benchmark']}, {record['settings']['dtype']}, {verdict['claim']}"}
         for record in kept

@@ -14,7 +14,7 @@ _FILLS = (
     ("#D55E00", ""),
     ("#CC79A7", "...."),
     ("#009E73", ""),
-    ("0.8", "\\\\\\\\"),
+    ("0.8", "xxxx"),
 )
 
 
@@ -23,8 +23,8 @@ class Picture(NamedTuple):
 
     Attributes:
       caption: what is seen, in a line.
-      columns, size: of the panels, and of the figure in inches.
-      draw: `(axes, cases)`, with a row of axes for each key of `rows`.
+      size: of the figure, in inches.
+      draw: `(figure, cases)`.
     """
 
     caption: str
@@ -110,16 +110,8 @@ def _roofline(figure, cases):
         left = [0.0] * len(chosen)
         for name, (color, hatch) in zip(parts, _FILLS, strict=True):
             widths = _values(chosen, name, "ratio", "median")
-            axis.barh(
-                range(len(chosen)),
-                widths,
-                left=left,
-                label=name,
-                color=color,
-                hatch=hatch,
-                edgecolor="white",
-                height=0.7,
-            )
+            look = {"color": color, "hatch": hatch, "edgecolor": "white", "height": 0.7}
+            axis.barh(range(len(chosen)), widths, left=left, label=name, **look)
             left = [a + b for a, b in zip(left, widths, strict=True)]
         axis.axvline(1.0, color="black", linewidth=1.0)
         axis.set(title=cell, xlabel="share of the gradient's time", yticks=range(len(chosen)))
@@ -148,10 +140,8 @@ def _scaling(figure, cases):
 
 
 DRAWN: Mapping[str, Picture] = {
-    "gradient": Picture(
-        "Time of each contender over the hand-written gradient, by cell and shape", (10, 3.2), _gradient
-    ),
-    "memory": Picture("Peak temporary memory of each contender in units of T·B·N floats", (10, 3.6), _memory),
+    "gradient": Picture("Time over the hand-written gradient's, by cell and shape", (10, 3.2), _gradient),
+    "memory": Picture("Peak temporary memory in units of T·B·N floats", (10, 3.6), _memory),
     "roofline": Picture("Parts of the composed limit as shares of the gradient's time", (10, 3.2), _roofline),
     "scaling": Picture("Time of the gradient against T, N and B, on logarithmic scales", (10, 8), _scaling),
 }

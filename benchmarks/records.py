@@ -25,8 +25,14 @@ def device() -> dict[str, Any]:
         "processor": _processor(),
         "cores": cores(),
         "system": platform.platform(),
-        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        # Busy neighbours cost a library more whose threads spin while they wait.
+        "load": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
+        "environment": {name: os.environ[name] for name in _TELLING if name in os.environ},
     }
+
+
+_TELLING = ("XLA_FLAGS", "OMP_NUM_THREADS", "OMP_WAIT_POLICY", "MKL_NUM_THREADS")
+"""What else decides how fast the contenders are."""
 
 
 def cores() -> int:

@@ -45,7 +45,8 @@ class Peer(NamedTuple):
       requires: modules.
       install: how to get them.
       cells: which cells it has.
-      build: `(cell name, parameters, state, xs, last) -> Entrant`; with `last` the loss is that of h_T alone.
+      build: `(cell name, parameters, state, xs, last) -> Entrant`; with `last` the loss is that of h_T alone. (For
+        what is no gradient, as the peer's file says.)
       obstacle: no argument; why it cannot be compared on this device, or None.
     """
 
@@ -53,7 +54,7 @@ class Peer(NamedTuple):
     requires: tuple[str, ...]
     install: str
     cells: tuple[str, ...]
-    build: Callable[..., Entrant]
+    build: Callable[..., Any]
     obstacle: Callable[[], str | None] = lambda: None
 
 
@@ -99,7 +100,8 @@ def joined(params: PyTree) -> tuple[jax.Array, jax.Array, jax.Array]:
     leaves = params.w_xh, params.w_hh, params.b_h
     if params.b_h.ndim == 1:  # one gate
         return leaves
-    return tuple(leaf.reshape(-1, *leaf.shape[2:]) for leaf in leaves)
+    w_xh, w_hh, b_h = (leaf.reshape(-1, *leaf.shape[2:]) for leaf in leaves)
+    return w_xh, w_hh, b_h
 
 
 def installed(peers: Iterable[Peer]) -> tuple[list[Peer], dict[str, str]]:

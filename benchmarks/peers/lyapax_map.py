@@ -1,5 +1,6 @@
 """Lyapunov exponents of a map by lyapax, from a state and a frame that are given."""
 
+import warnings
 from collections.abc import Callable
 
 import jax
@@ -18,7 +19,9 @@ def build(step: Callable[[jax.Array], jax.Array], steps: int) -> Callable[..., j
 
     def exponents(state, frame):
         start = lyapax.LyapunovCheckpoint(state, frame, jnp.zeros_like(frame[0]), elapsed_time=0.0, dt=1.0)
-        with jax.numpy_rank_promotion("allow"):  # it adds (k,) to (T, k)
+        # It adds (k,) to (T, k), and warns of float32, which is what was asked for.
+        with jax.numpy_rank_promotion("allow"), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "lyapax: jax_enable_x64")
             result = lyapax.lyapunov_spectrum(step, state, 1.0, steps, renorm_every=1, resume=start)
         return result.checkpoint.cum_log_growth / steps
 
