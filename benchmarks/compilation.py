@@ -21,13 +21,12 @@ GROWTH = 1.25
 
 def cases(plan: Plan, setup: Setup) -> Iterator[Case]:
     """Every cell at every shape."""
-    for name, shape in plan.shapes.items():
-        for cell in plan.cells:
-            yield {"shape": name, **shape._asdict(), "cell": cell, "contenders": measure(shape, cell, setup)}
+    return workloads.cases(plan, partial(measure, setup))
 
 
-def measure(shape: Shape, cell: str, setup: Setup) -> dict[str, dict[str, Any]]:
+def measure(setup: Setup, shape_name: str, shape: Shape, cell: str) -> dict[str, dict[str, Any]]:
     """What is recorded of each contender. A round that is not counted imports what is imported late."""
+    del shape_name  # nothing is profiled
     problem = workloads.problem(workloads.CELLS[cell], shape, setup.dtype)
     builds = {peer.name: partial(peer.build, cell, *problem) for peer in setup.peers if cell in peer.cells}
     builds = {HAND_WRITTEN: partial(own.hand_written, cell, *problem), **builds}
@@ -96,7 +95,7 @@ BENCHMARK = Benchmark(
         tables.number("x hand", 6, "ratio", "median"),
         INSTRUCTIONS,
     ),
-    presets={"quick": Preset(PLAN, rounds=3), "full": Preset(PLAN, rounds=9)},
+    presets={"quick": Preset(PLAN, rounds=5), "full": Preset(PLAN, rounds=9)},
     cases=cases,
     verdicts=judge,
     peers=JAX_PEERS,

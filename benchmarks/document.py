@@ -44,7 +44,7 @@ def update(benchmarks: Mapping[str, Benchmark], paths: Sequence[Path] = (), page
     kept = read_all(folder)
     records.write_text(page, fill(page.read_text(encoding="utf-8"), blocks(benchmarks, kept)))
     for name, record in kept.items():
-        pictures.draw(record, folder / f"{name}.svg")
+        pictures.draw(record, folder / f"{name}.png")
     print(f"{page}: {len(kept)} records")
 
 
@@ -107,7 +107,7 @@ def section(benchmark: Benchmark, record: Mapping[str, Any], file: str) -> str:
     else:
         parts.append(tables.markdown(benchmark.columns, tables.rows(record["cases"])))
     if record["benchmark"] in pictures.DRAWN:
-        parts.append(f"![{pictures.DRAWN[record['benchmark']].caption}]({FOLDER}/{file}.svg)")
+        parts.append(f"![{pictures.DRAWN[record['benchmark']].caption}]({FOLDER}/{file}.png)")
     if record["verdicts"]:
         parts.append(tables.markdown(tables.VERDICTS, record["verdicts"]))
     parts += [f"Not measured: {name} ({reason})." for name, reason in record["skipped"].items()]

@@ -10,6 +10,7 @@ Outputs and gradients are compared before the clock starts.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -31,17 +32,10 @@ TORCH_TARGET = {"tanh": 1.6, "gru": 1.6, "lstm": 1.0}
 
 def cases(plan: Plan, setup: Setup) -> Iterator[Case]:
     """Every cell at every shape."""
-    for name, shape in plan.shapes.items():
-        for cell in plan.cells:
-            yield {
-                "shape": name,
-                **shape._asdict(),
-                "cell": cell,
-                "contenders": measure(name, shape, cell, setup),
-            }
+    return workloads.cases(plan, partial(measure, setup))
 
 
-def measure(shape_name: str, shape: Shape, cell: str, setup: Setup) -> dict[str, dict[str, Any]]:
+def measure(setup: Setup, shape_name: str, shape: Shape, cell: str) -> dict[str, dict[str, Any]]:
     """What is recorded of each contender, for one cell at one shape: checked equal first, then timed in turn."""
     problem = workloads.problem(workloads.CELLS[cell], shape, setup.dtype)
     entrants = {HAND_WRITTEN: own.hand_written(cell, *problem), **others(cell, problem, setup)}

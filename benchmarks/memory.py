@@ -9,6 +9,7 @@ even the states need not be kept: `bptt.final_state` starts again from checkpoin
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from benchmarks import gradient, harness, tables, verdicts, workloads
@@ -36,14 +37,13 @@ class Plans(NamedTuple):
 def cases(plan: Plans, setup: Setup) -> Iterator[Case]:
     """Every cell at every shape, for both losses."""
     for loss, part in ((ALL_STEPS, plan.every), (LAST_STEP, plan.last)):
-        for name, shape in part.shapes.items():
-            for cell in part.cells:
-                asked = {"loss": loss, "shape": name, **shape._asdict(), "cell": cell}
-                yield {**asked, "contenders": measure(name, shape, cell, setup, last=loss == LAST_STEP)}
+        for case in workloads.cases(part, partial(measure, setup, loss)):
+            yield {"loss": loss, **case}
 
 
-def measure(shape_name: str, shape: Shape, cell: str, setup: Setup, last: bool) -> dict[str, dict[str, Any]]:
+def measure(setup: Setup, loss: str, shape_name: str, shape: Shape, cell: str) -> dict[str, dict[str, Any]]:
     """What is recorded of each contender, this library's ways first."""
+    last = loss == LAST_STEP
     problem = workloads.problem(workloads.CELLS[cell], shape, setup.dtype)
     entrants = {name: own.hand_written(cell, *problem, last, **options) for name, options in WAYS.items()}
     entrants |= gradient.others(cell, problem, setup, last)
@@ -58,7 +58,7 @@ def judge(cases: Sequence[Case], rounds: int) -> list[dict[str, Any]]:
         claim = (
             f"{cell}: temporary memory / T·B·N floats, geometric mean, in no more time than the fastest peer"
         )
-        temporary = [lean["temporary_per_TBN"] for case in every if (lean := leanest(case, 1.0))]
+        temporary = [lean["temporary_per_TBN"] for case in every if (lean := leanest(case))]
         if len(temporary) == len(every) > 0 and None not in temporary:
             found.append(verdicts.at_most(claim, TARGET[cell], harness.geometric_mean(temporary)))
         elif every:
@@ -68,10 +68,10 @@ def judge(cases: Sequence[Case], rounds: int) -> list[dict[str, Any]]:
     return found
 
 
-def leanest(case: Case, most: float) -> dict[str, Any] | None:
-    """The way with the least temporary memory in at most `most` times the time of the fastest peer, in the median."""
+def leanest(case: Case) -> dict[str, Any] | None:
+    """The way with the least temporary memory of those that are no slower than the fastest peer, in the median."""
     fastest = min((peer["spread"]["median"] for peer in _peers(case)), default=float("inf"))
-    fit = [way for way in _ways(case) if way["spread"]["median"] <= most * fastest]
+    fit = [way for way in _ways(case) if way["spread"]["median"] <= fastest]
     return min(fit, key=lambda way: way["temporary_bytes"] or 0, default=None)
 
 

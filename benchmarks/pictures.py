@@ -1,4 +1,4 @@
-"""Pictures of records, as SVG: the same record gives the same file."""
+"""Pictures of records: the same record gives the same file."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -7,7 +7,12 @@ from typing import Any, NamedTuple
 from rnn_jax import plotting
 
 # Okabe and Ito's colours with a marker each, black for this library.
-_LOOKS = (plotting.LINES[-1], *plotting.LINES[:-1])
+_LOOKS = (
+    plotting.LINES[-1],
+    *plotting.LINES[:-1],
+    {"color": "#E69F00", "linestyle": (0, (3, 1, 1, 1)), "marker": "P"},
+    {"color": "0.5", "linestyle": "-", "marker": "*"},
+)
 _FILLS = (
     ("#0072B2", ""),
     ("#56B4E9", "////"),
@@ -40,11 +45,10 @@ def draw(record: Mapping[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure
 
     picture = DRAWN[record["benchmark"]]
-    # Without date and with a fixed salt for its ids, the file changes only with the record.
-    with matplotlib.rc_context({**plotting.SETTINGS, "svg.hashsalt": "rnn_jax"}):
+    with matplotlib.rc_context(plotting.SETTINGS):
         figure = Figure(figsize=picture.size, layout="constrained")
         picture.draw(figure, record["cases"])
-        figure.savefig(path, metadata={"Date": None})
+        figure.savefig(path, dpi=120, metadata={"Software": None})  # the file changes with the record alone
 
 
 def _values(cases, name, *path):
@@ -66,7 +70,6 @@ def _dots(figure, cases, path, label, reference=None):
     axes = figure.subplots(1, len(cells), sharex=True, squeeze=False)[0]
     for axis, cell in zip(axes, cells, strict=True):
         chosen = [case for case in cases if case["cell"] == cell]
-        titles = [" ".join(filter(None, (case["shape"], case.get("loss")))) for case in chosen]
         for name, look in zip(names, _LOOKS, strict=False):
             marks = [(v, y) for y, v in enumerate(_values(chosen, name, *path)) if v is not None]
             if marks:
@@ -74,12 +77,19 @@ def _dots(figure, cases, path, label, reference=None):
                 axis.plot(x, y, linestyle="none", marker=look["marker"], color=look["color"], label=name)
         if reference is not None:
             axis.axvline(reference, color="0.4", linewidth=0.8)
-        axis.set(
-            xscale="log", title=cell, xlabel=label, yticks=range(len(titles)), ylim=(len(titles) - 0.5, -0.5)
-        )
-        axis.set_yticklabels(titles if axis is axes[0] else [])
-        axis.grid(axis="x", which="both")
+        axis.set(xscale="log", title=cell, xlabel=label, ylim=(len(chosen) - 0.5, -0.5))
+        axis.set_yticks(range(len(chosen)), [case["shape"] for case in chosen])
+        _logarithmic(axis.xaxis)
     _legend(figure, axes)
+
+
+def _logarithmic(scale):
+    """Marks at 1, 2 and 5 times the powers of ten, as plain numbers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    scale.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    scale.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    scale.set_minor_locator(NullLocator())
 
 
 def _legend(figure, axes):
@@ -114,8 +124,9 @@ def _roofline(figure, cases):
             axis.barh(range(len(chosen)), widths, left=left, label=name, **look)
             left = [a + b for a, b in zip(left, widths, strict=True)]
         axis.axvline(1.0, color="black", linewidth=1.0)
-        axis.set(title=cell, xlabel="share of the gradient's time", yticks=range(len(chosen)))
-        axis.set_yticklabels([case["shape"] for case in chosen] if axis is axes[0] else [])
+        axis.set_axisbelow(True)
+        axis.set(title=cell, xlabel="share of the gradient's time")
+        axis.set_yticks(range(len(chosen)), [case["shape"] for case in chosen])
         axis.invert_yaxis()
     _legend(figure, axes)
 
@@ -135,6 +146,7 @@ def _scaling(figure, cases):
             sizes = [case[varied] for case in chosen]
             panel.set_xticks(sizes, [str(size) for size in sizes])
             panel.minorticks_off()
+            _logarithmic(panel.yaxis)
         row[0].set_ylabel("milliseconds")
     _legend(figure, axes.flat)
 

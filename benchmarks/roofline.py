@@ -14,6 +14,7 @@ pass over memory. It says where time is left to gain.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -48,17 +49,10 @@ PASSES = {"tanh": 4, "gru": 17, "lstm": 20}
 
 def cases(plan: Plan, setup: Setup) -> Iterator[Case]:
     """Every cell at every shape."""
-    for name, shape in plan.shapes.items():
-        for cell in plan.cells:
-            yield {
-                "shape": name,
-                **shape._asdict(),
-                "cell": cell,
-                "contenders": measure(name, shape, cell, setup),
-            }
+    return workloads.cases(plan, partial(measure, setup))
 
 
-def measure(shape_name: str, shape: Shape, cell: str, setup: Setup) -> dict[str, dict[str, Any]]:
+def measure(setup: Setup, shape_name: str, shape: Shape, cell: str) -> dict[str, dict[str, Any]]:
     """The gradient, each part of the limit, and the limit itself, from the seconds of the parts in each round."""
     problem = workloads.problem(CELLS[cell], shape, setup.dtype)
     programs = {HAND_WRITTEN: own.hand_written(cell, *problem).program}

@@ -29,7 +29,7 @@ def at_least(
     >>> at_least("twice as fast", 2.0, {"lower_quartile": 1.9, "median": 2.3, "upper_quartile": 2.4}, 9)["verdict"]
     'inconclusive'
     """
-    return _verdict(claim, ">=", target, measured, rounds)
+    return _verdict(claim, "≥", target, measured, rounds)
 
 
 def at_most(
@@ -40,7 +40,7 @@ def at_most(
     >>> at_most("no product in the loop", 0, 1)["verdict"]
     'fails'
     """
-    return _verdict(claim, "<=", target, measured, rounds)
+    return _verdict(claim, "≤", target, measured, rounds)
 
 
 def reported(claim: str, measured: float | None, note: str = "") -> dict[str, Any]:
@@ -68,7 +68,7 @@ def _verdict(claim, relation, target, measured, rounds):
     if isinstance(measured, Mapping):
         quartiles = [measured["lower_quartile"], measured["upper_quartile"]]
         measured = measured["median"]
-    reached = {value >= target if relation == ">=" else value <= target for value in quartiles or [measured]}
+    reached = {value >= target if relation == "≥" else value <= target for value in quartiles or [measured]}
     if len(reached) == 2 or (rounds is not None and rounds < ENOUGH_ROUNDS):
         verdict = INCONCLUSIVE
     else:
@@ -86,4 +86,4 @@ def _verdict(claim, relation, target, measured, rounds):
 
 
 def _missed(relation: str, target: float, measured: float) -> float:
-    return target / measured if relation == ">=" else measured / target
+    return target / measured if relation == "≥" else measured / target

@@ -5,7 +5,7 @@
 summed over the batch, with respect to all parameters of the cell and nothing else (not h_0, not x_t).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -79,6 +79,14 @@ def problem(cell: Cell, shape: Shape, dtype: str) -> Problem:
     if hasattr(params, "b_hn"):
         params = params._replace(b_hn=jnp.zeros_like(params.b_hn))
     return Problem(params, jax.tree.map(draw, state), xs)
+
+
+def cases(plan: Plan, measure: Callable[[str, Shape, str], dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Every cell at every shape: the cases of a table, measured by `measure(shape's name, shape, cell)`."""
+    for name, shape in plan.shapes.items():
+        for cell in plan.cells:
+            asked = {"shape": name, **shape._asdict(), "cell": cell}
+            yield {**asked, "contenders": measure(name, shape, cell)}
 
 
 def check_equal(entrants: Mapping[str, Entrant], reference: str, dtype: str) -> dict[str, float]:

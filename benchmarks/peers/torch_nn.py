@@ -19,7 +19,7 @@ def _obstacle() -> str | None:
     import torch
 
     platform = jax.devices()[0].platform
-    if platform == "cpu" or (platform == "gpu" and torch.cuda.is_available()):
+    if platform == "cpu" or (platform in ("gpu", "cuda") and torch.cuda.is_available()):
         return None
     return f"this build of torch does not run on the {platform} that JAX runs on"
 
