@@ -154,11 +154,22 @@ def test_products_are_found_in_every_kind_of_loop(wrap):
     def straight(w, hs):
         return w + hs.T @ hs
 
+    def once_a_chunk(w, hs):
+        def chunk(dw, hs):
+            hs = lax.scan(lambda h, x: (h @ w, h + x), hs[0], hs)[1]
+            return dw + wrap(lambda hs: hs.T @ hs)(hs), None
+
+        return lax.scan(chunk, w, hs[:, None])[0]
+
     w, hs = jnp.eye(3), jnp.ones((3, 3))
     counts = [
-        loops.weight_gradient_products(jax.make_jaxpr(f)(w, hs)) for f in (scan, fori, branch, straight)
+        loops.weight_gradient_products(jax.make_jaxpr(f)(w, hs))
+        for f in (scan, fori, branch, straight, once_a_chunk)
     ]
-    assert counts == [1, 1, 1, 0]
+    assert counts == [1, 1, 1, 0, 0]
+    # A loop around one does not hide what is done in it.
+    nested = lambda w, hs: lax.scan(lambda w, _: (scan(w, hs * w[0, 0]), None), w, length=2)[0]
+    assert loops.weight_gradient_products(jax.make_jaxpr(nested)(w, hs)) == 1
 
 
 def misplaced(cell_name, params, *arguments):
