@@ -405,8 +405,7 @@ TINY_PLANS = {
     ("name", "plan"),
     [
         ("memory", memory.Plans(every=Plan({}), last=TANH)),
-        ("jacobians", {"lstm": TINY_SIZES}),
-        ("laboratory", {"leading": TINY_SIZES}),
+        ("jacobians", {"tanh": TINY_SIZES}),
     ],
 )
 def test_a_small_run_gives_a_record(name, plan, tiny, tmp_path):
