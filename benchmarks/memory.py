@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from benchmarks import gradient, harness, tables, verdicts, workloads
-from benchmarks.gradient import HAND_WRITTEN, JAX_PEERS
+from benchmarks.gradient import JAX_PEERS
 from benchmarks.peers import own
 from benchmarks.runner import Benchmark, Case, Preset, Setup
 from benchmarks.workloads import SHAPES, Plan, Shape
@@ -21,7 +21,11 @@ from benchmarks.workloads import SHAPES, Plan, Shape
 TARGET = {"tanh": 2.2, "gru": 3.0, "lstm": 3.5}
 LONG_TARGET, LONG_TIME_TARGET = 30.0, 1.4
 
-WAYS: Mapping[str, dict[str, Any]] = {HAND_WRITTEN: {}}
+WAYS: Mapping[str, dict[str, Any]] = {
+    "gates kept": {"store": "gates"},
+    "states kept": {"store": "states"},
+    "checkpoints": {"store": "checkpoints"},
+}
 """This library's ways of keeping the forward pass, and their options."""
 
 ALL_STEPS, LAST_STEP = "all steps", "last step"
