@@ -52,15 +52,6 @@ def reported(claim: str, measured: float | None, note: str = "") -> dict[str, An
     return {"claim": claim, "expected": "", "measured": measured, "note": note, "verdict": REPORTED}
 
 
-def missed(claim: str, target: float, note: str) -> dict[str, Any]:
-    """A claim that fails without a number, for the reason noted.
-
-    >>> missed("lean and fast", 3.0, "nothing is as fast")["verdict"]
-    'fails'
-    """
-    return {**reported(claim, None, note), "expected": f"{target:.3g}", "verdict": FAILS}
-
-
 def _verdict(claim, relation, target, measured, rounds):
     if measured is None:
         return reported(claim, None, "not measured here")
