@@ -98,8 +98,8 @@ def section(benchmark: Benchmark, record: Mapping[str, Any], file: str) -> str:
     """A record as Markdown: what it ran on, its tables, its picture, its verdicts."""
     settings = record["settings"]
     parts = [
-        f"**{settings['dtype']}**, preset {settings['preset']}, {settings['rounds']} rounds, {record['created'][:10]}; "
-        f"{runner.machine(record)}."
+        f"**{settings['dtype']}**, preset {settings['preset']}, rounds: {settings['rounds']}, "
+        f"{record['created'][:10]}; {runner.machine(record)}."
     ]
     if benchmark.pivots:
         for pivot in benchmark.pivots:

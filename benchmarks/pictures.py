@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.roofline import LIMIT
 from rnn_jax import plotting
 
 # Okabe and Ito's colours with a marker each, black for this library.
@@ -110,8 +111,6 @@ def _memory(figure, cases):
 
 def _roofline(figure, cases):
     """A panel a cell, a bar a shape: the parts of the limit side by side; it ends at η."""
-    from benchmarks.roofline import LIMIT
-
     cells = list(dict.fromkeys(case["cell"] for case in cases))
     axes = figure.subplots(1, len(cells), sharex=True, squeeze=False)[0]
     for axis, cell in zip(axes, cells, strict=True):

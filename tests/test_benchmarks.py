@@ -606,7 +606,7 @@ def test_records_become_tables_and_pictures_and_a_second_time_nothing_changes(pa
     document.update(BENCHMARKS, paths, page)
     text = page.read_text()
     assert text.startswith(
-        "Before.\n<!-- begin gradient -->\n\n**float32**, preset quick, 5 rounds, 2000-01-01; "
+        "Before.\n<!-- begin gradient -->\n\n**float32**, preset quick, rounds: 5, 2000-01-01; "
     )
     assert text.endswith("<!-- end missed -->\nAfter.\n")
     assert "cpu: a processor, 2 cores; jax 1.2.3." in text
