@@ -14,7 +14,7 @@ help:
 	@echo 'make demo    run the digits experiment; its figures and verdicts go to results/'
 	@echo 'make test    run the test suite and the doctests, in float32 and float64'
 	@echo 'make lint    ruff check, ruff format --check, mypy'
-	@echo 'make bench   measure the gradient benchmark'
+	@echo 'make bench   measure every benchmark, small; records go to results/benchmarks'
 	@echo 'make clean   remove the virtual environments, caches and build outputs; results/ stays'
 	@echo
 	@echo 'PYTHON=python3.13  interpreter of a new environment ($(PYTHON))'
@@ -34,7 +34,7 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 
 bench: $(INSTALLED)
-	$(BIN)/python -m benchmarks gradient
+	$(BIN)/python -m benchmarks all
 
 clean:
 	rm -rf .venv .venv-* build dist .mypy_cache .pytest_cache .ruff_cache

@@ -1,4 +1,4 @@
-"""The command line: `python -m benchmarks list` and `python -m benchmarks NAME`."""
+"""The command line: `python -m benchmarks list`, `NAME`, `all`, and `document` for docs/performance.md."""
 
 import argparse
 import sys
@@ -6,9 +6,23 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import gradient, harness, laboratory
+from benchmarks import (
+    compilation,
+    document,
+    gradient,
+    laboratory,
+    memory,
+    records,
+    roofline,
+    runner,
+    scaling,
+    stacks,
+)
+from benchmarks.harness import BenchmarkError
+from benchmarks.runner import Benchmark, Settings
 
-BENCHMARKS = {"gradient": gradient, "laboratory": laboratory}
+MODULES = (gradient, memory, compilation, roofline, scaling, stacks, laboratory)
+BENCHMARKS: dict[str, Benchmark] = {module.BENCHMARK.name: module.BENCHMARK for module in MODULES}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -17,27 +31,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.name == "list":
         for name, benchmark in BENCHMARKS.items():
-            print(f"{name:12} {benchmark.CLAIM}")
+            print(f"{name:12} {benchmark.claim}")
         return 0
     try:
+        if options.name == "document":
+            document.update(BENCHMARKS, options.records)
+            return 0
+        if options.records:
+            parser.error(f"records are for document; {options.name} takes none.")
         # Before the minutes of compiling and measuring, not after them.
         for folder in filter(None, (options.output, options.profile)):
-            harness.check_writable(folder)
-    except harness.BenchmarkError as error:
+            records.check_writable(folder)
+    except BenchmarkError as error:
         parser.error(str(error))
-    settings = harness.Settings(options.preset, options.dtype, options.rounds, options.profile)
+    names = list(BENCHMARKS) if options.name == "all" else [options.name]
+    return max([_measure(BENCHMARKS[name], options, parser.prog) for name in names])
+
+
+def _measure(benchmark: Benchmark, options: argparse.Namespace, program: str) -> int:
+    """One benchmark and its record; the exit status. One that fails does not keep the next from running."""
+    profile = options.profile and options.profile / benchmark.name
+    settings = Settings(options.preset, options.dtype, options.rounds, profile)
     try:
-        record = BENCHMARKS[options.name].run(settings)
-        path = options.output / _file_name(options.name, settings, record["device"]["platform"])
-        harness.write_json(path, record)
-    except (harness.BenchmarkError, OSError) as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        record = runner.run(benchmark, settings)
+        path = options.output / _file_name(benchmark.name, settings, record["device"]["platform"])
+        records.write_json(path, record)
+    except (BenchmarkError, OSError) as error:
+        print(f"{program}: error: {error}", file=sys.stderr)
         return 1
-    print(f"\nwritten to {path}")
+    print(f"\nwritten to {path}\n")
     return 0
 
 
-def _file_name(name: str, settings: harness.Settings, platform: str) -> str:
+def _file_name(name: str, settings: Settings, platform: str) -> str:
     # With microseconds, no run replaces another's record.
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
     return f"{name}-{settings.preset}-{settings.dtype}-{platform}-{stamp}.json"
@@ -48,7 +74,14 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks", description="Measure a claim, print a table, and keep the record."
     )
     add = parser.add_argument
-    add("name", metavar="NAME", type=_one_of("list", *BENCHMARKS), help="a benchmark, or list to see them")
+    add(
+        "name",
+        metavar="NAME",
+        type=_one_of("list", "all", *BENCHMARKS, "document"),
+        help="a benchmark; all of them, one after the other; list to see them; or document, which takes records over "
+        "into docs/benchmarks and writes the tables and pictures of docs/performance.md",
+    )
+    add("records", metavar="RECORD", nargs="*", type=Path, help="for document: files that a benchmark wrote")
     add(
         "--preset",
         type=_one_of("quick", "full"),

@@ -1,0 +1,128 @@
+"""The tables and pictures of docs/performance.md, made from records.
+
+Records that are kept stand in docs/benchmarks as BENCHMARK-DTYPE-PLATFORM.json, one of a kind, a newer one in place
+of an older. In the page, what stands between
+
+    <!-- begin NAME -->        <!-- end NAME -->
+
+is generated: for the name of a benchmark, its tables, pictures and verdicts from every record of it; for `missed`,
+all claims that do not hold. The rest of the page is written by hand.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import pictures, records, runner, tables, verdicts
+from benchmarks.harness import BenchmarkError
+from benchmarks.runner import Benchmark
+
+PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
+FOLDER = "benchmarks"
+"""Beside the page: records and pictures."""
+
+NOTHING = "No record is kept."
+
+Records = Mapping[str, Mapping[str, Any]]
+"""By the name of the file, without its suffix."""
+
+
+def update(benchmarks: Mapping[str, Benchmark], paths: Sequence[Path] = (), page: Path = PAGE) -> None:
+    """Take the records in some files over, then write the page's tables and pictures from all that are kept.
+
+    Raises:
+      BenchmarkError: if a file is no record of these benchmarks, or the page lacks the place for a table.
+    """
+    folder = page.parent / FOLDER
+    for record in [records.read(path) for path in paths]:
+        if record["benchmark"] not in benchmarks:
+            raise BenchmarkError(
+                f"there is no benchmark {record['benchmark']!r}; records of it have no table."
+            )
+        records.write_json(folder / f"{name_of(record)}.json", record)
+    kept = read_all(folder)
+    records.write_text(page, fill(page.read_text(encoding="utf-8"), blocks(benchmarks, kept)))
+    for name, record in kept.items():
+        pictures.draw(record, folder / f"{name}.png")
+    print(f"{page}: {len(kept)} records")
+
+
+def read_all(folder: Path) -> dict[str, dict[str, Any]]:
+    """The records that are kept, by name."""
+    return {path.stem: records.read(path) for path in sorted(folder.glob("*.json"))}
+
+
+def name_of(record: Mapping[str, Any]) -> str:
+    """The name under which a record is kept."""
+    return f"{record['benchmark']}-{record['settings']['dtype']}-{record['device']['platform']}"
+
+
+def fill(text: str, blocks: Mapping[str, str]) -> str:
+    """The text with the blocks between their markers.
+
+    Raises:
+      BenchmarkError: if a block has no markers, or markers no block.
+
+    >>> print(fill("<!-- begin x -->old<!-- end x -->", {"x": "new"}))
+    <!-- begin x -->
+    <BLANKLINE>
+    new
+    <BLANKLINE>
+    <!-- end x -->
+    """
+    pattern = re.compile(r"<!-- begin ([\w-]+) -->.*?<!-- end \1 -->", flags=re.DOTALL)
+    places = pattern.findall(text)
+    if sorted(places) != sorted(blocks):
+        raise BenchmarkError(
+            f"the page has places for {', '.join(places)}; expected one each for {', '.join(blocks)}. "
+            "Write <!-- begin NAME --> and <!-- end NAME --> where each is to stand."
+        )
+    return pattern.sub(
+        lambda match: f"<!-- begin {match[1]} -->\n\n{blocks[match[1]]}\n\n<!-- end {match[1]} -->", text
+    )
+
+
+def blocks(benchmarks: Mapping[str, Benchmark], kept: Records) -> dict[str, str]:
+    """What stands between each pair of markers."""
+    found = {}
+    for name, benchmark in benchmarks.items():
+        sections = [
+            section(benchmark, record, file) for file, record in kept.items() if record["benchmark"] == name
+        ]
+        found[name] = "\n\n".join(sections) or NOTHING
+    return {**found, "missed": missed(kept.values())}
+
+
+def section(benchmark: Benchmark, record: Mapping[str, Any], file: str) -> str:
+    """A record as Markdown: what it ran on, its tables, its picture, its verdicts."""
+    settings = record["settings"]
+    parts = [
+        f"**{settings['dtype']}**, preset {settings['preset']}, rounds: {settings['rounds']}, "
+        f"{record['created'][:10]}; {runner.machine(record)}."
+    ]
+    if benchmark.pivots:
+        for pivot in benchmark.pivots:
+            parts += [f"{pivot.title}:", tables.pivot(pivot, record["cases"])]
+    else:
+        parts.append(tables.markdown(benchmark.columns, tables.rows(record["cases"])))
+    if record["benchmark"] in pictures.DRAWN:
+        parts.append(f"![{pictures.DRAWN[record['benchmark']].caption}]({FOLDER}/{file}.png)")
+    if record["verdicts"]:
+        parts.append(tables.markdown(tables.VERDICTS, record["verdicts"]))
+    parts += [f"Not measured: {name} ({reason})." for name, reason in record["skipped"].items()]
+    return "\n\n".join(parts)
+
+
+def missed(kept: Iterable[Mapping[str, Any]]) -> str:
+    """The claims that fail or are open, of all records."""
+    kept = list(kept)
+    if not kept:
+        return NOTHING
+    found = [
+        {**verdict, "claim": f"{record['benchmark']}, {record['settings']['dtype']}, {verdict['claim']}"}
+        for record in kept
+        for verdict in record["verdicts"]
+        if verdict["verdict"] in (verdicts.FAILS, verdicts.INCONCLUSIVE)
+    ]
+    return tables.markdown(tables.VERDICTS, found) if found else "Every claim holds."
