@@ -241,6 +241,7 @@ def _structured_layer(cell, keep_gates, chunk, params, state, xs, valid):
     # The step says what is wrong with its arguments; its parts do not.
     jax.eval_shape(body, state, (xs[0], None if valid is None else valid[0]))
     chunk = min(chunk, steps)
+    recur, _ = cell.loop_products(params, _rows(cell, state))
 
     def run(written, k):
         # The last chunk begins early enough to be full: some steps are done again, from the same state.
@@ -254,7 +255,7 @@ def _structured_layer(cell, keep_gates, chunk, params, state, xs, valid):
         def step(carry, inputs):
             s, written = carry
             t, u, mask = inputs
-            a = cell.gates(u, cell.recur(params, cell.emit(s)))
+            a = cell.gates(u, recur(cell.emit(s)))
             s = unrolling.where_valid(mask, cell.update(s, a), s)
             written = jax.tree.map(
                 lambda all, one: lax.dynamic_update_index_in_dim(all, one, t, 0), written, (s, keep(a))
@@ -293,6 +294,11 @@ def _step_and_gates(cell, params, state, x):
         return as_step(cell)(params, state, x), None
     a = cell.gates(cell.drive(params, x), cell.recur(params, cell.emit(state)))
     return cell.update(state, a), a
+
+
+def _rows(cell, state):
+    """How many sequences a product of one step takes at a time."""
+    return math.prod(jax.eval_shape(cell.emit, state).shape[:-1])
 
 
 def _structured(cell: Cell | Step) -> bool:
@@ -530,10 +536,12 @@ def _structured_derivatives(cell, params, previous, xs, states, gates) -> _Local
     if gates.arrays is None:
         gates = _Rows(cell.gates(cell.drive(params, xs), cell.recur(params, h_previous)), 0)
 
+    _, recur_pullback = cell.loop_products(params, _rows(cell, previous) // len(h_previous))
+
     def pullback(j, residual, delta):
         s_previous, s = residual
         ds, du, dr = cell.pullback(s_previous, gates[j], s, delta)
-        dh = cell.recur_pullback(params, dr)
+        dh = recur_pullback(dr)
         return _sum(ds, pull_emit(cell, s_previous, dh)), du if du is dr else (du, dr)
 
     def finish(collected):

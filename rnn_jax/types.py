@@ -66,7 +66,9 @@ class Cell(NamedTuple):
       pullback: `(s, a, s_new, ds_new) -> (ds, du, dr)`, the transposed derivative of `update` and `gates` together;
         du and dr are one and the same array where u and r enter by their sum.
       emit_pullback: `(s, dh) -> ds`, the transposed derivative of `emit`.
-      drive_pullback, recur_pullback: `(params, du) -> dx` and `(params, dr) -> dh`, the transposed affine maps.
+      drive_pullback: `(params, du) -> dx`, the transposed affine map.
+      loop_products: `(params, rows) -> (recur, recur_pullback)`, the products of the sequential path, h ↦ r and
+        dr ↦ dh, for `rows` sequences at a time, with whatever can be made ready before the loop.
       params_sums: `(params, x, h, du, dr) -> sums`, what both say of the parameters, summed over all batch axes: a tree
         that adds up over steps, in whatever layout is the fastest to sum.
       params_gradient: `(params, sums) -> dparams`, the gradient that such sums amount to.
@@ -86,7 +88,7 @@ class Cell(NamedTuple):
     pullback: Callable[..., tuple[PyTree, jax.Array, jax.Array]] | None = None
     emit_pullback: Callable[[PyTree, jax.Array], PyTree] | None = None
     drive_pullback: Callable[[PyTree, jax.Array], jax.Array] | None = None
-    recur_pullback: Callable[[PyTree, jax.Array], jax.Array] | None = None
+    loop_products: Callable[[PyTree, int], tuple[Callable, Callable]] | None = None
     params_sums: Callable[..., PyTree] | None = None
     params_gradient: Callable[[PyTree, PyTree], PyTree] | None = None
     step_pullback: Callable[..., tuple[PyTree, PyTree, jax.Array]] | None = None

@@ -19,6 +19,7 @@ every_store = pytest.mark.parametrize("store", sweeps.STORES)
 def short_chunks(monkeypatch):
     """Chunks of 7 or 6 steps."""
     monkeypatch.setattr(sweeps, "_ROWS", {"gates": 21, "states": 18})
+    monkeypatch.setattr(sweeps, "_CHUNKS", {"gates": 1, "states": 1})
 
 
 def gradients_of(run, cell, params, state, xs, cotangents, **options):
@@ -159,12 +160,27 @@ def test_only_the_gates_that_the_way_back_reads_are_kept():
     assert (kept(cells.gru()), kept(cells.lstm())) == (4, 4)
 
 
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("cell", [cells.elman(), cells.gru()], ids=["elman", "gru"])
+def test_the_products_of_the_loop_are_those_of_the_cell(cell, rows, float64):
+    wide = 256  # from here on the transposed product is turned round
+    rng = np.random.default_rng(0)
+    params = jax.eval_shape(lambda key: cell.init(key, 3, wide), jax.random.key(0))
+    params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape)), params)
+    h = jnp.asarray(rng.normal(size=(rows, wide)))
+    recur, pullback = cell.loop_products(params, rows)
+    r, pull = jax.vjp(partial(cell.recur, params), h)
+    assert_close((recur(h), pullback(r)), (r, pull(r)[0]), 1e-13)
+
+
 def test_a_wrong_derivative_shows_in_every_store(float64):
     cell = cells.lstm()
-    bad = cell._replace(
-        params_sums=lambda *a: (s := cell.params_sums(*a))._replace(b_h=1.01 * s.b_h),
-        recur_pullback=lambda params, dr: 1.01 * cell.recur_pullback(params, dr),
-    )
+
+    def loop_products(params, rows):
+        recur, pullback = cell.loop_products(params, rows)
+        return recur, lambda dr: 1.01 * pullback(dr)
+
+    bad = cell._replace(loop_products=loop_products)
     case, cotangents = problem(cell)
     right = jax.jit(partial(gradients_of, unroll.unroll, cell))(*case, cotangents)
     for store in sweeps.STORES:

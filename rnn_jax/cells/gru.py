@@ -14,6 +14,7 @@ reset before (Cho et al. 2014): the reset gate acts on the state, and two produc
 z keeps the state, as in torch, Flax, Keras and Cho et al.; in Chung et al. (2014) and Haiku it replaces it.
 """
 
+from collections.abc import Callable
 from functools import cache
 from typing import NamedTuple
 
@@ -31,6 +32,7 @@ from rnn_jax.cells.structure import (
     emit_hidden_pullback,
     gates_together,
     hidden_state,
+    loop_products,
     params_sums,
     project,
     recur,
@@ -86,8 +88,17 @@ def _init_reset_after(key: jax.Array, input_size: int, hidden_size: int, **optio
 
 def _recur(params: GRUParams, h: jax.Array) -> jax.Array:
     """R h_{t−1}, with b_hn added to the candidate's product, `(*B, 3, N)`."""
-    b_r = jnp.zeros_like(params.b_h).at[2].set(params.b_hn)
-    return add_bias(recur(params, h), b_r)
+    return add_bias(recur(params, h), _recurrent_bias(params))
+
+
+def _recurrent_bias(params: GRUParams) -> jax.Array:
+    return jnp.zeros_like(params.b_h).at[2].set(params.b_hn)
+
+
+def _loop_products(params: GRUParams, rows: int) -> tuple[Callable, Callable]:
+    product, pullback = loop_products(params, rows)
+    bias = _recurrent_bias(params)
+    return lambda h: add_bias(product(h), bias), pullback
 
 
 def _params_sums(params: GRUParams, x, h, du, dr) -> GRUParams:
@@ -142,6 +153,7 @@ def gru() -> Cell:
         gate_shape=(3,),
         gates=_gates,
         recur=_recur,
+        loop_products=_loop_products,
         params_sums=_params_sums,
         update=_update,
         pullback=_pullback,

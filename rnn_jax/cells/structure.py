@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -115,9 +116,42 @@ def drive_pullback(params: PyTree, du: jax.Array) -> jax.Array:
     return project_back(params.w_xh, du)
 
 
-def recur_pullback(params: PyTree, dr: jax.Array) -> jax.Array:
-    """∂L/∂h_{t−1} = W_hhᵀ dr."""
-    return project_back(params.w_hh, dr)
+def loop_products(params: PyTree, rows: int) -> tuple[Callable, Callable]:
+    """h_{t−1} ↦ W_hh h_{t−1} and dr ↦ W_hhᵀ dr for a loop over time."""
+    weights = params.w_hh.reshape(-1, params.w_hh.shape[-1])
+    gates, size = params.w_hh.shape[:-1], weights.shape[-1]
+
+    def recur(h):
+        return _product(weights, h).reshape(*h.shape[:-1], *gates)
+
+    # Turned round, the transposed product has to outweigh the turning of its operands.
+    transposed = weights.T if rows > 1 and size >= _WIDE else None
+
+    def recur_pullback(dr):
+        dr = dr.reshape(*dr.shape[: dr.ndim - len(gates)], -1)
+        if transposed is not None:
+            return _product(transposed, dr)
+        return lax.dot_general(dr, weights, (((dr.ndim - 1,), (0,)), ((), ())))
+
+    return recur, recur_pullback
+
+
+_WIDE = 256
+"""Hidden units from which on weights no longer stay in a fast cache beside everything else."""
+
+
+def _product(matrix: jax.Array, x: jax.Array) -> jax.Array:
+    """M x over batch axes.
+
+    XLA on the CPU packs the right operand of a product anew each time. So that this is not the matrix, M stands on the
+    left, and a barrier keeps the compiler from turning the product round.
+    """
+
+    def matrix_first(x):
+        product = lax.dot_general(matrix, x, (((1,), (x.ndim - 1,)), ((), ())))
+        return jnp.moveaxis(lax.optimization_barrier(product), 0, -1)
+
+    return lax.platform_dependent(x, cpu=matrix_first, default=partial(project, matrix))
 
 
 def params_sums(params: PyTree, x: jax.Array, h: jax.Array, du: jax.Array, dr: jax.Array) -> PyTree:
@@ -159,6 +193,7 @@ def structured_cell(
     pullback: Callable[..., tuple],
     initial_state: Callable[..., PyTree] = hidden_state,
     recur: Callable[..., jax.Array] = recur,
+    loop_products: Callable[..., tuple] = loop_products,
     params_sums: Callable[..., PyTree] = params_sums,
     emit: Callable[[PyTree], jax.Array] = emit_hidden,
     emit_pullback: Callable[..., PyTree] = emit_hidden_pullback,
@@ -184,7 +219,7 @@ def structured_cell(
         pullback=pullback,
         emit_pullback=emit_pullback,
         drive_pullback=drive_pullback,
-        recur_pullback=recur_pullback,
+        loop_products=loop_products,
         params_sums=params_sums,
         params_gradient=params_gradient,
     )
