@@ -10,9 +10,10 @@ step; `structured` is its twin, which uses the cell's hand-written derivatives a
 the matrix product. All products run at the highest precision of the device.
 """
 
-from collections.abc import Callable
-from functools import partial
-from typing import Any
+import operator
+from collections.abc import Callable, Iterable
+from functools import reduce
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -96,6 +97,9 @@ def push(
 ) -> tuple[PyTree, jax.Array]:
     """(s_t, J_t Q): one step, and its Jacobian times the columns of a matrix; the Jacobian is not formed.
 
+    A structured cell goes by its parts, with one product for all gates and columns; any other step, and a stack, by
+    `jax.linearize`, column by column. The twin of the first is the second with `cell.step`.
+
     Args:
       step, params: as in `state_jacobians`.
       state: s_{t−1} of one sequence.
@@ -113,8 +117,30 @@ def push(
     flat, flat_step, unravel = _flat_step(step, params, state, x)
     _columns("tangents", tangents, flat.size)
     with jax.default_matmul_precision("highest"):
+        if isinstance(step, Cell) and step.pullback is not None:
+            return _push_by_parts(step, params, state, x, tangents)
         new, jvp = jax.linearize(flat_step, flat)
         return unravel(new), jax.vmap(jvp, in_axes=1, out_axes=1)(tangents)
+
+
+def _push_by_parts(
+    cell: Cell, params: PyTree, state: PyTree, x: jax.Array, tangents: jax.Array
+) -> tuple[PyTree, jax.Array]:
+    """`push` of a structured cell."""
+    jax.eval_shape(cell.step, params, state, x)  # for its checks
+    gates = _gates(cell, params, state, x)
+    new = cell.update(state, gates)  # type: ignore[misc]
+    parts = _parts(cell, gates, state, new)
+    columns = tangents.reshape(len(parts.emit), -1, tangents.shape[-1])
+    emitted = _sum(parts.emit[:, :, None] * columns)
+    # The weights to the left and Q as it lies: XLA on the CPU would transpose the other order, in every step.
+    recurrent = _recurrent(cell, params)
+    product = (recurrent.reshape(-1, len(emitted)) @ emitted).reshape(*recurrent.shape[:-1], -1)
+    rows = [
+        _sum(update[:, :, None] * columns) + _sum(recur[:, :, None] * product)
+        for update, recur in zip(parts.update, parts.recur, strict=True)
+    ]
+    return new, jnp.concatenate(rows)
 
 
 def pull(step: Cell | Step, params: PyTree, state: PyTree, x: PyTree, cotangents: jax.Array) -> jax.Array:
@@ -153,8 +179,8 @@ def structured(cell: Cell, params: PyTree, state: PyTree, xs: jax.Array) -> jax.
         J_t = ∂update/∂s + ∂update/∂r · R · ∂emit/∂s
 
     ∂update and ∂emit act unit by unit: their diagonals come from the hand-written pullbacks of the cell with
-    cotangents of ones, one for each component of the state. R is read off the parameters once. In a stack the
-    row of layer l also holds what comes from below within the same step,
+    cotangents of ones, one for each component of the state. In a stack the row of layer l also
+    holds what comes from below within the same step,
 
         J_{l,k} += ∂update_l/∂u · W_x · ∂emit_{l−1} · J_{l−1,k},      k < l.
 
@@ -199,28 +225,71 @@ def _layer_rows(
         rows = [jnp.pad(r, ((0, 0), (0, 0), (0, width - r.shape[-1]))) for r in rows]
         return jnp.concatenate(rows, axis=1), below
 
-    drive, recur, gates, pullback, emit_pullback = _structure(cell)
-    h_previous = cell.emit(previous)
-    a = gates(drive(params, inputs), recur(params, h_previous))
-    recurrent = _matrix(lambda h: recur(params, h), h_previous[0])
-    emitted_from = jax.tree.leaves(emit_pullback(previous, jnp.ones_like(h_previous)))
-
-    rows = []
-    for cotangent in _unit_cotangents(states):
-        ds, du, dr = pullback(previous, a, states, cotangent)
-        through_r = _scaled_sum(dr, recurrent)
-        blocks = [
-            _diagonals(d) + through_r * e[:, None, :]
-            for d, e in zip(jax.tree.leaves(ds), emitted_from, strict=True)
+    parts = _parts(cell, _gates(cell, params, previous, inputs), previous, states)
+    recurrent = _recurrent(cell, params)
+    # Axes (i's component, t, unit i, j's component, unit j), broadcast and summed: XLA writes the stack once.
+    diagonal = jnp.eye(recurrent.shape[-1], dtype=recurrent.dtype)[None, None, :, None, :]
+    through = _sum(
+        [
+            parts.recur[:, :, g, :, None, None] * matrix[None, None, :, None, :]
+            for g, matrix in enumerate(recurrent)
         ]
-        if below is not None:
-            input_weights = _matrix(lambda x: drive(params, x), inputs[0])
-            blocks.insert(0, _scaled_sum(du, input_weights) @ below)
-        rows.append(jnp.concatenate(blocks, axis=-1))
+    )
+    update = parts.update.transpose(0, 2, 3, 1)[..., None] * diagonal
+    own = update + through * parts.emit.swapaxes(0, 1)[None, :, None]
+    own = own.reshape(*own.shape[:3], -1)
+    if below is not None:
+        input_weights = _matrix(lambda x: cell.drive(params, x), inputs[0])  # type: ignore[misc]
+        from_below = jnp.einsum("ctgi,gij->ctij", parts.drive, input_weights) @ below[None]
+        own = jnp.concatenate([from_below, own], axis=-1)
+    emits = jnp.stack(jax.tree.leaves(pull_emit(cell, states, jnp.ones_like(cell.emit(states)))))
+    # (C, T, N, …) → (T, C N, …); for one component a reshape, where XLA would copy a transposition.
+    joint = own[0] if len(own) == 1 else own.swapaxes(0, 1).reshape(own.shape[1], -1, own.shape[-1])
+    return joint, (emits[..., None] * own).sum(0)
 
-    emits = jax.tree.leaves(emit_pullback(states, jnp.ones_like(h_previous)))
-    emitted = jnp.stack([e[:, :, None] * row for e, row in zip(emits, rows, strict=True)]).sum(0)
-    return jnp.concatenate(rows, axis=1), emitted
+
+class _Parts(NamedTuple):
+    """The diagonals of the local derivatives of one step or of many, for the C components of the state.
+
+    Attributes:
+      update: ∂(component i of s_t)/∂(component j of s_{t−1}) at fixed r_t, `(C, C, *B, N)`.
+      drive, recur: ∂(component i of s_t)/∂u_t and ∂r_t, `(C, *B, G, N)`.
+      emit: ∂h_{t−1}/∂(component j of s_{t−1}), `(C, *B, N)`.
+    """
+
+    update: jax.Array
+    drive: jax.Array
+    recur: jax.Array
+    emit: jax.Array
+
+
+def _gates(cell: Cell, params: PyTree, previous: PyTree, inputs: jax.Array) -> PyTree:
+    return cell.gates(cell.drive(params, inputs), cell.recur(params, cell.emit(previous)))  # type: ignore[misc]
+
+
+def _parts(cell: Cell, gates: PyTree, previous: PyTree, states: PyTree) -> _Parts:
+    """By the hand-written pullbacks with cotangents of ones, one for each component of the state."""
+    h = cell.emit(previous)
+    gate_axis = (*h.shape[:-1], -1, h.shape[-1])
+    updates, drives, recurs = [], [], []
+    for cotangent in _unit_cotangents(states):
+        ds, du, dr = cell.pullback(previous, gates, states, cotangent)  # type: ignore[misc]
+        updates.append(jnp.stack(jax.tree.leaves(ds)))
+        drives.append(du.reshape(gate_axis))
+        recurs.append(dr.reshape(gate_axis))
+    emits = jax.tree.leaves(pull_emit(cell, previous, jnp.ones_like(h)))
+    return _Parts(jnp.stack(updates), jnp.stack(drives), jnp.stack(recurs), jnp.stack(emits))
+
+
+def _recurrent(cell: Cell, params: PyTree) -> jax.Array:
+    """R, gates first: `(G, N, N)`."""
+    matrix = cell.recurrent(params)  # type: ignore[misc]
+    return matrix.reshape(-1, *matrix.shape[-2:])
+
+
+def _sum(terms: Iterable[jax.Array]) -> jax.Array:
+    """Term by term: a few large terms then fuse with what makes them, where a reduction would be a loop of its own."""
+    return reduce(operator.add, terms)
 
 
 def _unit_cotangents(states: PyTree) -> list[PyTree]:
@@ -238,17 +307,6 @@ def _matrix(affine: Callable, at: jax.Array) -> jax.Array:
     return matrix.reshape(-1, *matrix.shape[-2:])
 
 
-def _scaled_sum(diagonals: jax.Array, matrices: jax.Array) -> jax.Array:
-    """Σ_g diag(d_{t,g}) R_g at every t: (T, [G,] N) and (G, N, N_in) → (T, N, N_in)."""
-    diagonals = diagonals.reshape(diagonals.shape[0], *matrices.shape[:2])
-    return jnp.einsum("tgi,gij->tij", diagonals, matrices)
-
-
-def _diagonals(d: jax.Array) -> jax.Array:
-    """(T, N) → (T, N, N), diagonal matrices."""
-    return d[:, :, None] * jnp.eye(d.shape[-1], dtype=d.dtype)[None]
-
-
 def _arguments(step: Cell | Step, params: PyTree, state: PyTree, xs: PyTree) -> tuple[PyTree, PyTree, PyTree]:
     params, state, xs, _ = unrolling.arguments(params, state, xs, None)
     checks.one_sequence(step, state, "Jacobians are")
@@ -264,8 +322,3 @@ def _require_structure(cell: Cell) -> None:
             "structured() needs a cell, or a stack of cells, with drive, recur, update and their hand-written "
             f"derivatives; got a {type(cell).__name__} without. Use state_jacobians(), which takes any step."
         )
-
-
-def _structure(cell: Cell) -> tuple[Callable, Callable, Callable, Callable, Callable]:
-    """The parts of a structured cell."""
-    return cell.drive, cell.recur, cell.gates, cell.pullback, partial(pull_emit, cell)  # type: ignore[return-value]

@@ -60,6 +60,7 @@ class Cell(NamedTuple):
       emit: `state -> h`, `(*B, N)`.
       drive: `(params, x) -> u`.
       recur: `(params, h) -> r`.
+      recurrent: `params -> R`, the matrix of `recur`, `(N, N)` or `(G, N, N)`.
       gates: `(u, r) -> a`, a tree of arrays `(*B, N)`: what `update` and `pullback` need of u_t and r_t. The gates of a
         gated cell, the pre-activation of another: what a forward pass may keep for the way back.
       update: `(state, a) -> state`.
@@ -83,6 +84,7 @@ class Cell(NamedTuple):
     emit: Callable[[PyTree], jax.Array]
     drive: Callable[[PyTree, jax.Array], jax.Array] | None = None
     recur: Callable[[PyTree, jax.Array], jax.Array] | None = None
+    recurrent: Callable[[PyTree], jax.Array] | None = None
     gates: Callable[[jax.Array, jax.Array], PyTree] | None = None
     update: Callable[[PyTree, PyTree], PyTree] | None = None
     pullback: Callable[..., tuple[PyTree, jax.Array, jax.Array]] | None = None

@@ -47,6 +47,61 @@ def test_the_structured_twin_runs_on_the_hand_written_derivatives(float64):
     assert differs(structured(cell._replace(pullback=pullback), *case), forward_mode(cell, *case), 1e-6)
 
 
+@pytest.mark.parametrize("name", STRUCTURED)
+def test_pushing_by_the_parts_of_a_cell_equals_pushing_by_its_step(name, dtype):
+    cell = STRUCTURED[name]
+    params, state, xs = example(cell, dtype, batch=())
+    columns = random_cotangents(jnp.zeros((ravel_pytree(state)[0].size, 4), dtype))
+    by_parts = jax.jit(partial(jacobians.push, cell))(params, state, xs[0], columns)
+    by_step = jax.jit(partial(jacobians.push, cell.step))(params, state, xs[0], columns)
+    assert_close(by_parts, by_step, rounding(dtype))
+
+
+@pytest.mark.parametrize("mode", [jax.jacfwd, jax.jacrev])
+@pytest.mark.parametrize("name", ["elman-tanh", "leaky-pre", "gru", "lstm"])
+def test_both_ways_to_push_have_the_same_derivatives(name, mode, float64):
+    cell = STRUCTURED[name]
+    params, state, xs = example(cell, float64, batch=())
+    columns = random_cotangents(jnp.zeros((ravel_pytree(state)[0].size, 2), float64))
+
+    def derivatives(step):
+        def total(params, state, x, columns):
+            new, pushed = jacobians.push(step, params, state, x, columns)
+            return sum((leaf**3).sum() for leaf in jax.tree.leaves((new, pushed)))
+
+        return jax.jit(mode(total, argnums=(0, 1, 2, 3)))(params, state, xs[0], columns)
+
+    assert_close(derivatives(cell), derivatives(cell.step), 1e-12)
+
+
+def test_pushing_runs_on_the_hand_written_derivatives_and_one_product(float64):
+    cell = cells.lstm()
+    params, state, xs = example(cell, float64, batch=())
+    columns = jnp.eye(2 * N, dtype=float64)
+
+    def pullback(*arguments):
+        ds, du, dr = cell.pullback(*arguments)
+        return ds, du, dr.at[..., 1, :].multiply(1.01)
+
+    expected = jacobians.push(cell.step, params, state, xs[0], columns)
+    wrong = jacobians.push(cell._replace(pullback=pullback), params, state, xs[0], columns)
+    assert differs(wrong, expected, 1e-6)
+    # W_xh x, W_hh h and W_hh Q: the state is not computed twice.
+    program = str(jax.make_jaxpr(partial(jacobians.push, cell))(params, state, xs[0], columns))
+    assert program.count("dot_general[") == 3
+
+
+@pytest.mark.parametrize("name", ["elman-tanh", "gru", "lstm"])
+def test_the_structured_stack_is_written_without_another_of_its_size(name):
+    cell = STRUCTURED[name]
+    params = cell.init(jax.random.key(0), D, 64)
+    arguments = params, cell.initial_state(params), jnp.ones((100, D))
+    compiled = jax.jit(partial(jacobians.structured, cell)).lower(*arguments).compile()
+    memory = compiled.memory_analysis()
+    # States, gates and diagonals are vectors of 64 a step, the Jacobians have 64 or 128 of those.
+    assert memory.temp_size_in_bytes < memory.output_size_in_bytes / 4
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_the_product_of_all_steps_is_the_jacobian_of_the_whole_map(name, float64):
     cell = ALL[name]

@@ -111,6 +111,11 @@ def recur(params: PyTree, h: jax.Array) -> jax.Array:
     return project(params.w_hh, h)
 
 
+def recurrent(params: PyTree) -> jax.Array:
+    """W_hh, the matrix of `recur`."""
+    return params.w_hh
+
+
 def drive_pullback(params: PyTree, du: jax.Array) -> jax.Array:
     """∂L/∂x_t = W_xhᵀ du."""
     return project_back(params.w_xh, du)
@@ -214,6 +219,7 @@ def structured_cell(
         emit=emit,
         drive=drive,
         recur=recur,
+        recurrent=recurrent,
         gates=gates,
         update=update,
         pullback=pullback,
