@@ -14,16 +14,16 @@ over steps (`rnn_jax.sweeps`). A bare step goes through `jax.vjp` of the step.
 with this backward pass as their derivative, for `jax.grad` of a loss of your own. What the forward pass keeps for it is
 their option `store`:
 
-    "gates"         states and gates: the fastest, S + G N numbers for each step and sequence
-    "states"        states alone, S numbers; the gates are formed again, for a whole chunk at once
-    "checkpoints"   every √T-th state; the rest is run again. `unroll` returns all states, so there it saves little;
-                    `final_state` holds about 2 √T states, for sequences of 10⁶ steps
-    None            "gates" up to 1 GiB, else "states": chosen from shapes alone
+    "gates"         states, and what the way back reads of the gates: the fastest
+    "states"        states alone; the gates are formed again, for a whole chunk at once
+    "checkpoints"   every √T-th state; the rest is run again. `unroll`, `bptt` and `loss_gradients` have all states in
+                    hand, so there it saves little; `final_state` then holds about √T steps, of sequences of 10⁶
+    None            "gates" while both take up to 1 GiB, else "states": chosen from shapes alone
 
 Having a custom VJP they have no forward mode: for `jvp`, `jacfwd` or `linearize` use `rnn_jax.unroll`. Second
 derivatives are those of the plain unrolling. Write batches in the batch axes: under `vmap` with shared parameters a
-weight gradient is formed for each example before they are summed. What is differentiated must come in through params,
-state or xs: a step must not close over it.
+weight gradient is formed for each example before they are summed. What is differentiated, once or twice, must come in
+through params, state or xs: a step must not close over it.
 """
 
 from functools import partial
@@ -253,14 +253,14 @@ def _unroll(plan, params, state, xs, lengths):
 
 
 def _unroll_forward(plan, params, state, xs, lengths):
-    (params, state, xs, lengths), wanted = _primals(params, state, xs, lengths)
+    (params, state, xs, lengths), xs_wanted = _primals(params, state, xs, lengths)
     states, kept = sweeps.forward(plan, params, state, xs, lengths)
-    return states, (params, state, xs, lengths, kept, wanted)
+    return states, (params, state, xs, lengths, kept, xs_wanted)
 
 
 def _unroll_backward(plan, residuals, cotangents):
-    params, state, xs, lengths, kept, wanted = residuals
-    plan = plan._replace(want_xs=wanted is not None)
+    params, state, xs, lengths, kept, xs_wanted = residuals
+    plan = plan._replace(want_xs=xs_wanted is not None)
     cotangents = jax.tree.map(_none_for_zeros, cotangents, is_leaf=_is_symbolic)
     swept = sweeps.backward(plan, params, state, xs, lengths, kept, cotangents, None)
     return swept.params, swept.state, swept.xs, None
@@ -275,14 +275,14 @@ def _final_state(plan, params, state, xs, lengths):
 
 
 def _final_state_forward(plan, params, state, xs, lengths):
-    (params, state, xs, lengths), wanted = _primals(params, state, xs, lengths)
+    (params, state, xs, lengths), xs_wanted = _primals(params, state, xs, lengths)
     last, kept = sweeps.forward_final(plan, params, state, xs, lengths)
-    return last, (params, state, xs, lengths, kept, wanted)
+    return last, (params, state, xs, lengths, kept, xs_wanted)
 
 
 def _final_state_backward(plan, residuals, cotangent):
-    params, state, xs, lengths, kept, wanted = residuals
-    plan = plan._replace(want_xs=wanted is not None)
+    params, state, xs, lengths, kept, xs_wanted = residuals
+    plan = plan._replace(want_xs=xs_wanted is not None)
     cotangent = jax.tree.map(_zeros_for_zeros, cotangent, is_leaf=_is_symbolic)
     swept = sweeps.backward(plan, params, state, xs, lengths, kept, None, cotangent)
     return swept.params, swept.state, swept.xs, None
@@ -292,7 +292,10 @@ _final_state.defvjp(_final_state_forward, _final_state_backward, symbolic_zeros=
 
 
 def _primals(*arguments):
-    """The values of arguments of a custom VJP; and () if ∂L/∂x_t is asked for, None if not."""
+    """The values of arguments of a custom VJP; and whether ∂L/∂x_t is asked for, () or None.
+
+    What goes from a forward to a backward pass is a tree of arrays: a bool would become one.
+    """
 
     def is_primal(leaf):
         return isinstance(leaf, CustomVJPPrimal)

@@ -29,6 +29,9 @@ import numpy as np
 from jax import lax
 from jax.custom_batching import custom_vmap
 
+# The two sizes are those of a CPU. On an accelerator panels could be wider; and a branch there waits for its condition,
+# once for every orthogonalisation.
+
 PANEL = 16
 """Columns in a panel. With more, LAPACK's triangular solver starts threads, which takes longer than the work."""
 

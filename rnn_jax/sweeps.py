@@ -9,10 +9,12 @@ holds the sequential path and nothing else:
 
 What a step says of its parameters lives for one chunk only. What the forward sweep keeps is a choice, `store`:
 
-    "gates"         s_t and the cell's gates a_t                   S + G N numbers a step
+    "gates"         s_t, and what the pullback reads of a_t        S + A numbers a step: A is 0 for tanh, N for leaky,
+                                                                   4 N for GRU and LSTM
     "states"        s_t; the gates are formed again, for a chunk   S numbers a step, one more product with the weights
                     at once
-    "checkpoints"   s_t before each chunk                          about 2 √T S numbers, one more forward sweep
+    "checkpoints"   s_t before each chunk of √T steps, and         about √T (2 S + A) numbers, one more forward sweep
+                    s_t and a_t of one chunk at a time
 
 A stack is swept layer by layer within a chunk, top to bottom: a layer's ∂L/∂x_t is a cotangent of the layer below.
 The backward sweep's own derivative is that of its plain twin, `jax.vjp` of `rnn_jax.unroll.unroll`.
@@ -38,7 +40,8 @@ STORES = ("gates", "states", "checkpoints")
 # Steps × batch of a chunk: enough rows for the products over a chunk to run at full speed, few enough to stay in a
 # cache. Where memory is what counts, fewer, and a small part of the sequence.
 _ROWS = {"gates": 512, "states": 256}
-_CHUNKS = {"gates": 1, "states": 32}
+_LEAST_CHUNKS = {"gates": 1, "states": 32}
+_LEAST_STEPS = 4  # with fewer, summing a chunk's share into the weight gradients would be a step's work
 
 _KEPT_BYTES = 2**30
 """What the forward sweep may keep where nothing is asked for: gates up to here, else states."""
@@ -68,7 +71,8 @@ class Kept(NamedTuple):
 
     Attributes:
       states: s_1 … s_T, `(T, *B, N)`; None with "checkpoints".
-      gates: a_1 … a_T, a tuple for the layers of a stack; None unless `store` is "gates".
+      gates: a_1 … a_T, a tuple for the layers of a stack, None in place of what the pullback does not read; all None
+        unless `store` is "gates".
       checkpoints: the state before each chunk, `(chunks, *B, N)`; None unless `store` is "checkpoints".
     """
 
@@ -105,8 +109,12 @@ def plan(
     >>> params = cell.init(jax.random.key(0), 3, 8)
     >>> made = plan(cell, None, False, params, cell.initial_state(params, (64,)), jnp.ones((200, 64, 3)))
     >>> made.store, made.chunk
-    ('gates', 25)
+    ('gates', 8)
     """
+    if not jax.tree.leaves(state):
+        raise ValueError(
+            f"the state is {state!r}; expected one array or more, such as cell.initial_state(params)."
+        )
     for leaf in jax.tree.leaves(state):
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):
             raise ValueError(
@@ -117,20 +125,23 @@ def plan(
         raise ValueError(f"store is {store!r}; expected one of {STORES}, or None for a choice by size.")
     steps = checks.sequence_length(xs)
     if store is None:
-        one_step = partial(_step_and_gates, cell)
-        kept = jax.eval_shape(one_step, params, state, jax.tree.map(lambda leaf: leaf[0], xs))
-        size = steps * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept))
+        first = partial(jax.tree.map, lambda leaf: leaf[:1])
+        one_step = lambda params, state, xs: _layered(cell, True, 1, params, state, first(xs), None)
+        kept = jax.tree.leaves(jax.eval_shape(one_step, params, state, xs))
+        size = steps * sum(leaf.size * leaf.dtype.itemsize for leaf in kept)
         store = "gates" if size <= _KEPT_BYTES else "states"
     if store == "checkpoints":
         chunk = math.isqrt(steps - 1) + 1
     else:
-        rows = math.prod(jax.tree.leaves(state)[0].shape[:-1]) if jax.tree.leaves(state) else 1
-        chunk = max(1, min(steps // _CHUNKS[store], _ROWS[store] // rows))
+        # For a bare step this takes all but the last axis of its state for a batch: a guess at its size, no more.
+        rows = max(1, math.prod(jax.tree.leaves(state)[0].shape[:-1]))
+        chunk = min(steps // _LEAST_CHUNKS[store], _ROWS[store] // rows)
+        chunk = min(steps, max(_LEAST_STEPS, chunk))
     return Plan(cell, store, reverse, _divisor_near(steps, chunk))
 
 
 def _divisor_near(steps: int, chunk: int) -> int:
-    """The largest divisor of `steps` in [chunk/2, chunk], or `chunk`: a chunk that is not full costs a mask."""
+    """The largest divisor of `steps` in (chunk/2, chunk], or `chunk`: a chunk that is not full costs a mask."""
     return next((c for c in range(chunk, chunk // 2, -1) if steps % c == 0), chunk)
 
 
@@ -187,7 +198,7 @@ def forward_final(plan: Plan, params: PyTree, state: PyTree, xs: PyTree, lengths
         states, kept = forward(plan, params, state, xs, lengths)
         return jax.tree.map(lambda leaf: leaf[0 if plan.reverse else -1], states), kept
     inputs = _in_order(plan, (xs, unrolling.valid(xs, lengths)))
-    _, padding = _starts(plan, checks.sequence_length(xs))
+    starts, padding = _starts(plan, checks.sequence_length(xs))
     first = plan.chunk - padding
 
     def chunk(state, inputs):
@@ -196,7 +207,9 @@ def forward_final(plan: Plan, params: PyTree, state: PyTree, xs: PyTree, lengths
         return new, state
 
     after, _ = chunk(state, jax.tree.map(lambda leaf: leaf[:first], inputs))
-    rest = jax.tree.map(lambda leaf: leaf[first:].reshape(-1, plan.chunk, *leaf.shape[1:]), inputs)
+    rest = jax.tree.map(
+        lambda leaf: leaf[first:].reshape(len(starts) - 1, plan.chunk, *leaf.shape[1:]), inputs
+    )
     last, before = lax.scan(chunk, after, rest)
     return last, Kept(None, None, unrolling.with_initial(state, before))
 
@@ -349,7 +362,7 @@ def _backward(plan, operands, lengths, kept):
         start = jnp.maximum(k * plan.chunk - padding, 0)
         cut = partial(jax.tree.map, lambda leaf: lax.dynamic_slice_in_dim(leaf, start, plan.chunk))
         mask = cut(valid)
-        x = unrolling.where_valid(mask, cut(xs), jax.tree.map(lambda leaf: jnp.zeros_like(leaf), cut(xs)))
+        x = unrolling.where_valid(mask, cut(xs), jax.tree.map(jnp.zeros_like, cut(xs)))
         dL_ds = cut(cotangents)
         previous, states, gates = _steps_of_chunk(plan, params, state, kept, x, mask, k, start, cut)
         if padding:
@@ -408,7 +421,7 @@ def _steps_of_chunk(plan, params, state, kept, x, mask, k, start, cut):
     else:
         before = jax.tree.map(lambda leaf: _row(leaf, jnp.maximum(start - 1, 0)), kept.states)
         first = jax.tree.map(lambda a, b: jnp.where(k == 0, a, b), state, before)
-        states, gates = cut(kept.states), _Rows(kept.gates, start)
+        states, gates = cut(kept.states), _Rows(kept.gates, start) if plan.store == "gates" else None
     return unrolling.previous_states(first, states), states, gates
 
 
@@ -419,7 +432,7 @@ class _Rows(NamedTuple):
     start: Any
 
     def layer(self, level: int) -> "_Rows":
-        return _Rows(None if self.arrays is None else self.arrays[level], self.start)
+        return _Rows(self.arrays[level], self.start)
 
     def __getitem__(self, j):
         return jax.tree.map(lambda leaf: _row(leaf, self.start + j), self.arrays)
@@ -438,7 +451,7 @@ def _zero_sums(cell, params, state, x):
             x = layer.emit(s)
         return tuple(sums)
     if not _structured(cell):
-        return jax.tree.map(jnp.zeros_like, _inexact(params))
+        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, _wide(leaf.dtype)), _inexact(params))
 
     def sums_of_one_step(params, state, x):
         h = cell.emit(state)
@@ -452,15 +465,22 @@ def _gradient(cell, params, sums):
     """∂L/∂θ from the sums over all steps."""
     if isinstance(cell, Cell) and cell.layers:
         return tuple(_gradient(*layer) for layer in zip(cell.layers, params, sums, strict=True))
-    return cell.params_gradient(params, sums) if _structured(cell) else sums
+    if _structured(cell):
+        return cell.params_gradient(params, sums)
+    return jax.tree.map(lambda total, leaf: total.astype(leaf.dtype), sums, _inexact(params))
+
+
+def _wide(dtype):
+    """A dtype in which many terms add up: half precision would lose those after the first few hundred."""
+    return jnp.promote_types(dtype, jnp.float32)
 
 
 def _joined(padding: int, chunks: jax.Array) -> jax.Array:
     """(chunks, C, …) → (T, …); what the first chunk has too many at its end is left out."""
-    joined = chunks.reshape(-1, *chunks.shape[2:])
+    count, size = chunks.shape[:2]
+    joined = chunks.reshape(count * size, *chunks.shape[2:])
     if not padding:
         return joined
-    size = chunks.shape[1]
     return jnp.concatenate([joined[: size - padding], joined[size:]])
 
 
@@ -478,7 +498,7 @@ def _sweep(cell, params, previous, xs, states, gates, mask, cotangents, carried)
             previous[level],
             xs if below is None else below.emit(states[level - 1]),
             states[level],
-            gates.layer(level),
+            None if gates is None else gates.layer(level),
             mask,
             _sum(from_above, None if cotangents is None else cotangents[level]),
             carried[level],
@@ -533,14 +553,18 @@ def _local_derivatives(cell, params, previous, xs, states, gates) -> _Local:
 def _structured_derivatives(cell, params, previous, xs, states, gates) -> _Local:
     """J_tᵀ δ = ∂update/∂sᵀ δ + ∂emit/∂sᵀ Rᵀ ∂update/∂rᵀ δ, every derivative by hand."""
     h_previous = cell.emit(previous)
-    if gates.arrays is None:
-        gates = _Rows(cell.gates(cell.drive(params, xs), cell.recur(params, h_previous)), 0)
+    again = partial(_step_and_gates, cell, params)
+    if gates is None:
+        gates = _Rows(again(previous, xs)[1], 0)
+    # What is not read is not kept; but a pullback may ask for its shape.
+    _, like = jax.eval_shape(again, jax.tree.map(lambda leaf: leaf[0], previous), xs[0])
+    unread = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
 
     _, recur_pullback = cell.loop_products(params, _rows(cell, previous) // len(h_previous))
 
     def pullback(j, residual, delta):
         s_previous, s = residual
-        ds, du, dr = cell.pullback(s_previous, gates[j], s, delta)
+        ds, du, dr = cell.pullback(s_previous, _merged(gates[j], unread), s, delta)
         dh = recur_pullback(dr)
         return _sum(ds, pull_emit(cell, s_previous, dh)), du if du is dr else (du, dr)
 
@@ -606,6 +630,8 @@ def _with_float0(tree: PyTree, gradients: PyTree) -> PyTree:
     """Gradients as JAX has them: those of integer leaves are zeros of a dtype that takes no memory."""
 
     def zero(gradient, leaf):
-        return np.zeros(jnp.shape(leaf), jax.dtypes.float0) if gradient is None else gradient
+        if gradient is not None or leaf is None:
+            return gradient
+        return np.zeros(jnp.shape(leaf), jax.dtypes.float0)
 
     return jax.tree.map(zero, gradients, tree, is_leaf=lambda leaf: leaf is None)

@@ -19,11 +19,14 @@ every_store = pytest.mark.parametrize("store", sweeps.STORES)
 def short_chunks(monkeypatch):
     """Chunks of 7 or 6 steps."""
     monkeypatch.setattr(sweeps, "_ROWS", {"gates": 21, "states": 18})
-    monkeypatch.setattr(sweeps, "_CHUNKS", {"gates": 1, "states": 1})
+    monkeypatch.setattr(sweeps, "_LEAST_CHUNKS", {"gates": 1, "states": 1})
 
 
 def gradients_of(run, cell, params, state, xs, cotangents, **options):
     return jax.vjp(partial(run, cell, **options), params, state, xs)[1](cotangents)
+
+
+automatic = jax.jit(partial(gradients_of, unroll.unroll), static_argnums=0)
 
 
 def problem(cell, dtype="float64"):
@@ -32,14 +35,15 @@ def problem(cell, dtype="float64"):
 
 
 @every_store
-@pytest.mark.parametrize("name", ["elman-tanh", "elman-softplus", "leaky-post", "leaky-pre", "gru", "lstm"])
+@pytest.mark.parametrize(
+    "name", ["elman-tanh", "elman-identity", "elman-softplus", "leaky-post", "leaky-pre", "gru", "lstm"]
+)
 def test_every_store_gives_the_gradient_where_the_last_chunk_is_not_full(name, store, short_chunks, float64):
     cell = SINGLE[name]
     case, cotangents = problem(cell)
     assert STEPS % sweeps.plan(cell, store, False, *case).chunk != 0
     by_hand = jax.jit(partial(gradients_of, partial(bptt.unroll, store=store), cell))(*case, cotangents)
-    automatic = jax.jit(partial(gradients_of, unroll.unroll, cell))(*case, cotangents)
-    assert_close(by_hand, automatic, GRADIENT_BOUND["float64"])
+    assert_close(by_hand, automatic(cell, *case, cotangents), GRADIENT_BOUND["float64"])
 
 
 @every_store
@@ -130,6 +134,19 @@ def test_second_derivatives_are_those_of_the_plain_unrolling(outer, store, short
     assert_close(by_hand, curvature(unroll.unroll, cells.gru(), case, outer), GRADIENT_BOUND["float64"])
 
 
+def test_a_pullback_may_ask_for_the_shape_of_what_it_does_not_read(float64):
+    cell = cells.leaky(0.3, cells.identity)
+    case, cotangents = problem(cell)
+    by_hand = jax.jit(partial(gradients_of, partial(bptt.unroll, store="gates"), cell))(*case, cotangents)
+    assert_close(by_hand, automatic(cell, *case, cotangents), GRADIENT_BOUND["float64"])
+
+
+def test_wrong_arguments_are_named_before_anything_is_planned():
+    params, state, _ = example(cells.gru(), "float32")
+    with pytest.raises(ValueError, match=r"x has batch shape \(3,\) but h has \(2,\)"):
+        bptt.unroll(cells.gru(), params, state, jnp.ones((4, 3, 3)))
+
+
 def test_a_chunk_is_full_where_a_divisor_is_near():
     params, state, xs = example(cells.elman(), "float32", steps=12)
     assert sweeps._divisor_near(200, 32) == 25
@@ -144,6 +161,9 @@ def test_what_is_kept_is_chosen_from_shapes_alone(monkeypatch):
     assert sweeps.plan(cell, None, False, *case).store == "gates"
     monkeypatch.setattr(sweeps, "_KEPT_BYTES", 12 * 2 * 5 * 4 * 6 - 1)  # s_t and a_t are six numbers a unit
     assert sweeps.plan(cell, None, False, *case).store == "states"
+    deep, plain = cells.stack(cell, cell), cells.elman()
+    assert sweeps.plan(deep, None, False, *example(deep, "float32")).store == "states"
+    assert sweeps.plan(plain, None, False, *example(plain, "float32")).store == "gates"  # keeps h_t alone
 
 
 def test_only_the_gates_that_the_way_back_reads_are_kept():
@@ -173,19 +193,56 @@ def test_the_products_of_the_loop_are_those_of_the_cell(cell, rows, float64):
     assert_close((recur(h), pullback(r)), (r, pull(r)[0]), 1e-13)
 
 
-def test_a_wrong_derivative_shows_in_every_store(float64):
+WRONG = {
+    "params_sums": lambda right: lambda *a: (s := right(*a))._replace(b_h=1.01 * s.b_h),
+    "params_gradient": lambda right: lambda *a: (g := right(*a))._replace(w_hh=1.01 * g.w_hh),
+    "drive_pullback": lambda right: lambda *a: 1.01 * right(*a),
+    "loop_products": lambda right: lambda *a: ((p := right(*a))[0], lambda dr: 1.01 * p[1](dr)),
+}
+
+
+@every_store
+@pytest.mark.parametrize("part", WRONG)
+def test_a_wrong_derivative_shows_in_every_store(part, store, short_chunks, float64):
     cell = cells.lstm()
-
-    def loop_products(params, rows):
-        recur, pullback = cell.loop_products(params, rows)
-        return recur, lambda dr: 1.01 * pullback(dr)
-
-    bad = cell._replace(loop_products=loop_products)
+    bad = cell._replace(**{part: WRONG[part](getattr(cell, part))})
     case, cotangents = problem(cell)
-    right = jax.jit(partial(gradients_of, unroll.unroll, cell))(*case, cotangents)
-    for store in sweeps.STORES:
-        run = partial(gradients_of, partial(bptt.unroll, store=store))
-        assert differs(jax.jit(partial(run, bad))(*case, cotangents), right, 1e-4)
+    right = automatic(cell, *case, cotangents)
+    run = partial(gradients_of, partial(bptt.unroll, store=store), bad)
+    assert differs(jax.jit(run)(*case, cotangents), right, 1e-4)
+
+
+def test_half_precision_adds_up_in_single():
+    cell = cells.gru()
+    params, state, xs = example(cell, "bfloat16", steps=2000, batch=(128,))
+    single = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), (params, state, xs))
+
+    def gradient(run, params, state, xs):
+        return jax.grad(lambda p: run(cell, p, state, xs).astype(jnp.float32).sum())(params)
+
+    rounded = jax.jit(partial(gradient, bptt.unroll))(params, state, xs)
+    exact = jax.jit(partial(gradient, unroll.unroll))(*single)
+    assert len(sweeps._starts(sweeps.plan(cell, None, False, params, state, xs), 2000)[0]) > 400
+    for a, b in zip(rounded, exact, strict=True):
+        assert a.dtype == jnp.bfloat16
+        assert np.linalg.norm(np.asarray(a, np.float64) - b) < 0.05 * np.linalg.norm(b)
+
+
+@every_store
+@pytest.mark.parametrize("cell", [cells.lstm(), cells.gru_reset_before()], ids=["lstm", "reset-before"])
+def test_an_empty_batch_has_gradients_of_zero(cell, store):
+    case = example(cell, "float32", batch=(0,))
+    run = partial(bptt.final_state, store=store)
+    gradient = jax.grad(lambda p: cell.emit(run(cell, p, case.state, case.xs)).sum())(case.params)
+    assert not any(leaf.any() for leaf in jax.tree.leaves(gradient))
+
+
+def test_a_parameter_that_is_none_stays_none():
+    def step(params, state, x):
+        return params["w"] * state + x
+
+    params, state, xs = {"w": jnp.ones(2), "none": None}, jnp.ones(2), jnp.ones((3, 2))
+    assert bptt.bptt(step, params, state, xs, xs).params["none"] is None
 
 
 # --- What it costs, without a clock. ----------------------------------------------------------------------

@@ -41,13 +41,13 @@ def project(weights: jax.Array, x: jax.Array) -> jax.Array:
 def gates_together(*gates: jax.Array) -> jax.Array:
     """G arrays `(*B, N)` as one `(*B, G, N)`."""
     # Side by side as the product with the weights reads them: stacked, XLA would compute them a second time for it.
-    return jnp.concatenate(gates, axis=-1).reshape(*gates[0].shape[:-1], len(gates), -1)
+    return jnp.concatenate(gates, axis=-1).reshape(*gates[0].shape[:-1], len(gates), gates[0].shape[-1])
 
 
 def project_back(weights: jax.Array, dy: jax.Array) -> jax.Array:
     """Wᵀ dy, the transpose of `project`: weights `([G,] N, D)`, dy `(…, [G,] N)` → `(…, D)`."""
     flat = weights.reshape(-1, weights.shape[-1])
-    dy = dy.reshape(*dy.shape[: dy.ndim - weights.ndim + 1], -1)
+    dy = dy.reshape(*dy.shape[: dy.ndim - weights.ndim + 1], len(flat))
     return lax.dot_general(dy, flat, (((dy.ndim - 1,), (0,)), ((), ())))
 
 
@@ -55,16 +55,18 @@ def outer_products(x: jax.Array, dy: jax.Array) -> jax.Array:
     """Σ x dyᵀ over all batch axes: `(…, D)`, `(…, [G,] N)` → `(D, G N)`, in one GEMM.
 
     To sum over its rows a backend transposes the left operand, so that is x, which is G times smaller. The result is
-    transposed once, after the last sum.
+    transposed once, after the last sum. Half precision adds up in float32.
     """
     batch = x.shape[:-1]
-    x, dy = x.reshape(math.prod(batch), -1), dy.reshape(math.prod(batch), -1)
-    return lax.dot_general(x, dy, (((0,), (0,)), ((), ())))
+    rows = math.prod(batch)
+    x, dy = x.reshape(rows, x.shape[-1]), dy.reshape(rows, math.prod(dy.shape[len(batch) :]))
+    total = jnp.promote_types(dy.dtype, jnp.float32)
+    return lax.dot_general(x, dy, (((0,), (0,)), ((), ())), preferred_element_type=total)
 
 
 def bias_gradient(dy: jax.Array, bias: jax.Array) -> jax.Array:
-    """Σ dy over all batch axes."""
-    return dy.sum(tuple(range(dy.ndim - bias.ndim)))
+    """Σ dy over all batch axes; half precision adds up in float32."""
+    return dy.sum(tuple(range(dy.ndim - bias.ndim)), dtype=jnp.promote_types(dy.dtype, jnp.float32))
 
 
 def check_parameters(params: PyTree, gate_shape: tuple[int, ...]) -> None:
@@ -127,17 +129,17 @@ def loop_products(params: PyTree, rows: int) -> tuple[Callable, Callable]:
     gates, size = params.w_hh.shape[:-1], weights.shape[-1]
 
     def recur(h):
-        return _product(weights, h).reshape(*h.shape[:-1], *gates)
+        return _product(weights, h, partial(project, weights)).reshape(*h.shape[:-1], *gates)
 
-    # Turned round, the transposed product has to outweigh the turning of its operands.
-    transposed = weights.T if rows > 1 and size >= _WIDE else None
-
-    def recur_pullback(dr):
-        dr = dr.reshape(*dr.shape[: dr.ndim - len(gates)], -1)
-        if transposed is not None:
-            return _product(transposed, dr)
+    def direct(dr):
         return lax.dot_general(dr, weights, (((dr.ndim - 1,), (0,)), ((), ())))
 
+    def recur_pullback(dr):
+        dr = dr.reshape(*dr.shape[: dr.ndim - len(gates)], len(weights))
+        # Turned round, this product has to outweigh the turning of its operands.
+        return _product(transposed, dr, direct) if rows > 1 and size >= _WIDE else direct(dr)
+
+    transposed = weights.T
     return recur, recur_pullback
 
 
@@ -145,18 +147,18 @@ _WIDE = 256
 """Hidden units from which on weights no longer stay in a fast cache beside everything else."""
 
 
-def _product(matrix: jax.Array, x: jax.Array) -> jax.Array:
-    """M x over batch axes.
+def _product(matrix: jax.Array, x: jax.Array, direct: Callable) -> jax.Array:
+    """M x over batch axes; `direct` gives the same.
 
     XLA on the CPU packs the right operand of a product anew each time. So that this is not the matrix, M stands on the
-    left, and a barrier keeps the compiler from turning the product round.
+    left there, and a barrier keeps the compiler from turning the product round.
     """
 
     def matrix_first(x):
         product = lax.dot_general(matrix, x, (((1,), (x.ndim - 1,)), ((), ())))
         return jnp.moveaxis(lax.optimization_barrier(product), 0, -1)
 
-    return lax.platform_dependent(x, cpu=matrix_first, default=partial(project, matrix))
+    return lax.platform_dependent(x, cpu=matrix_first, default=direct)
 
 
 def params_sums(params: PyTree, x: jax.Array, h: jax.Array, du: jax.Array, dr: jax.Array) -> PyTree:
@@ -168,9 +170,10 @@ def params_sums(params: PyTree, x: jax.Array, h: jax.Array, du: jax.Array, dr: j
 
 def params_gradient(params: PyTree, sums: PyTree) -> PyTree:
     """The tree and the shapes of the parameters."""
-    return sums._replace(
+    sums = sums._replace(
         w_hh=sums.w_hh.T.reshape(params.w_hh.shape), w_xh=sums.w_xh.T.reshape(params.w_xh.shape)
     )
+    return jax.tree.map(lambda total, leaf: total.astype(leaf.dtype), sums, params)
 
 
 def hidden_state(params: PyTree, batch_shape: tuple[int, ...] = ()) -> jax.Array:
