@@ -45,7 +45,7 @@ def update(benchmarks: Mapping[str, Benchmark], paths: Sequence[Path] = (), page
     records.write_text(page, fill(page.read_text(encoding="utf-8"), blocks(benchmarks, kept)))
     for name, record in kept.items():
         pictures.draw(record, folder / f"{name}.png")
-    print(f"{page}: {len(kept)} records")
+    print(f"{page}: {len(kept)} record{'s' * (len(kept) != 1)}")
 
 
 def read_all(folder: Path) -> dict[str, dict[str, Any]]:
