@@ -48,7 +48,9 @@ def test_every_store_gives_the_gradient_where_the_last_chunk_is_not_full(name, s
 
 @every_store
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
-@pytest.mark.parametrize("name", ["lstm", "stack-in-stack", "gru-reset-before"])
+@pytest.mark.parametrize(
+    "name", ["lstm", pytest.param("stack-in-stack", marks=pytest.mark.slow), "gru-reset-before"]
+)
 def test_every_store_gives_the_gradient_with_lengths_and_in_reverse(
     name, reverse, store, short_chunks, float64
 ):
@@ -214,7 +216,8 @@ def test_a_wrong_derivative_shows_in_every_store(part, store, short_chunks, floa
 
 def test_half_precision_adds_up_in_single():
     cell = cells.gru()
-    params, state, xs = example(cell, "bfloat16", steps=2000, batch=(128,))
+    case = example(cell, "float32", steps=400, batch=(128,))
+    params, state, xs = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), case)
     single = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), (params, state, xs))
 
     def gradient(run, params, state, xs):
@@ -222,7 +225,7 @@ def test_half_precision_adds_up_in_single():
 
     rounded = jax.jit(partial(gradient, bptt.unroll))(params, state, xs)
     exact = jax.jit(partial(gradient, unroll.unroll))(*single)
-    assert len(sweeps._starts(sweeps.plan(cell, None, False, params, state, xs), 2000)[0]) > 400
+    assert len(sweeps._starts(sweeps.plan(cell, None, False, params, state, xs), 400)[0]) == 100
     for a, b in zip(rounded, exact, strict=True):
         assert a.dtype == jnp.bfloat16
         assert np.linalg.norm(np.asarray(a, np.float64) - b) < 0.05 * np.linalg.norm(b)
