@@ -228,7 +228,8 @@ def test_half_precision_adds_up_in_single():
     assert len(sweeps._starts(sweeps.plan(cell, None, False, params, state, xs), 400)[0]) == 100
     for a, b in zip(rounded, exact, strict=True):
         assert a.dtype == jnp.bfloat16
-        assert np.linalg.norm(np.asarray(a, np.float64) - b) < 0.05 * np.linalg.norm(b)
+        # ε is 8e-3; summed in half precision the error is 0.014 and more.
+        assert np.linalg.norm(np.asarray(a, np.float64) - b) < 8e-3 * np.linalg.norm(b)
 
 
 @every_store
