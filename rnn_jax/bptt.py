@@ -259,11 +259,8 @@ def _unroll_forward(plan, params, state, xs, lengths):
 
 
 def _unroll_backward(plan, residuals, cotangents):
-    params, state, xs, lengths, kept, xs_wanted = residuals
-    plan = plan._replace(want_xs=xs_wanted is not None)
     cotangents = jax.tree.map(_none_for_zeros, cotangents, is_leaf=_is_symbolic)
-    swept = sweeps.backward(plan, params, state, xs, lengths, kept, cotangents, None)
-    return swept.params, swept.state, swept.xs, None
+    return _pull(plan, residuals, cotangents, None)
 
 
 _unroll.defvjp(_unroll_forward, _unroll_backward, symbolic_zeros=True)
@@ -281,11 +278,8 @@ def _final_state_forward(plan, params, state, xs, lengths):
 
 
 def _final_state_backward(plan, residuals, cotangent):
-    params, state, xs, lengths, kept, xs_wanted = residuals
-    plan = plan._replace(want_xs=xs_wanted is not None)
     cotangent = jax.tree.map(_zeros_for_zeros, cotangent, is_leaf=_is_symbolic)
-    swept = sweeps.backward(plan, params, state, xs, lengths, kept, None, cotangent)
-    return swept.params, swept.state, swept.xs, None
+    return _pull(plan, residuals, None, cotangent)
 
 
 _final_state.defvjp(_final_state_forward, _final_state_backward, symbolic_zeros=True)
@@ -304,6 +298,14 @@ def _primals(*arguments):
     _, _, xs, _ = arguments
     perturbed = any(leaf.perturbed for leaf in jax.tree.leaves(xs, is_leaf=is_primal))
     return values, () if perturbed else None
+
+
+def _pull(plan, residuals, cotangents, final_cotangent):
+    """The backward pass, for the arguments of the custom VJPs; lengths have no derivative."""
+    params, state, xs, lengths, kept, xs_wanted = residuals
+    plan = plan._replace(want_xs=xs_wanted is not None)
+    swept = sweeps.backward(plan, params, state, xs, lengths, kept, cotangents, final_cotangent)
+    return swept.params, swept.state, swept.xs, None
 
 
 def _is_symbolic(leaf):

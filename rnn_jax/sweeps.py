@@ -227,7 +227,7 @@ def _in_order(plan: Plan, tree: PyTree) -> PyTree:
 
 def _layered(cell, keep_gates, chunk, params, state, xs, valid):
     """States and gates along `xs`: a stack layer by layer, so that each layer's inputs are at hand for the way back."""
-    if not (isinstance(cell, Cell) and cell.layers):
+    if not _layers(cell):
         run = _structured_layer if _structured(cell) else _plain_layer
         return run(cell, keep_gates, chunk, params, state, xs, valid)
     checks.layers("params", params, len(cell.layers))
@@ -254,7 +254,8 @@ def _structured_layer(cell, keep_gates, chunk, params, state, xs, valid):
     # The step says what is wrong with its arguments; its parts do not.
     jax.eval_shape(body, state, (xs[0], None if valid is None else valid[0]))
     chunk = min(chunk, steps)
-    recur, _ = cell.loop_products(params, _rows(cell, state))
+    sequences = math.prod(jax.eval_shape(cell.emit, state).shape[:-1])
+    recur, _ = cell.loop_products(params, sequences)
 
     def run(written, k):
         # The last chunk begins early enough to be full: some steps are done again, from the same state.
@@ -309,9 +310,8 @@ def _step_and_gates(cell, params, state, x):
     return cell.update(state, a), a
 
 
-def _rows(cell, state):
-    """How many sequences a product of one step takes at a time."""
-    return math.prod(jax.eval_shape(cell.emit, state).shape[:-1])
+def _layers(cell: Cell | Step) -> tuple[Cell, ...]:
+    return cell.layers if isinstance(cell, Cell) else ()
 
 
 def _structured(cell: Cell | Step) -> bool:
@@ -444,7 +444,7 @@ def _row(leaf: jax.Array, t: jax.Array) -> jax.Array:
 
 def _zero_sums(cell, params, state, x):
     """Zeros like what a chunk gives as its sums over steps."""
-    if isinstance(cell, Cell) and cell.layers:
+    if _layers(cell):
         sums = []
         for layer, p, s in zip(cell.layers, params, state, strict=True):
             sums.append(_zero_sums(layer, p, s, x))
@@ -463,7 +463,7 @@ def _zero_sums(cell, params, state, x):
 
 def _gradient(cell, params, sums):
     """∂L/∂θ from the sums over all steps."""
-    if isinstance(cell, Cell) and cell.layers:
+    if _layers(cell):
         return tuple(_gradient(*layer) for layer in zip(cell.layers, params, sums, strict=True))
     if _structured(cell):
         return cell.params_gradient(params, sums)
@@ -486,7 +486,7 @@ def _joined(padding: int, chunks: jax.Array) -> jax.Array:
 
 def _sweep(cell, params, previous, xs, states, gates, mask, cotangents, carried) -> Swept:
     """One chunk of a cell, or of a stack from its top layer down."""
-    if not (isinstance(cell, Cell) and cell.layers):
+    if not _layers(cell):
         return _sweep_layer(cell, params, previous, xs, states, gates, mask, cotangents, carried)
     swept: list[Swept] = []
     from_above = None
@@ -560,7 +560,7 @@ def _structured_derivatives(cell, params, previous, xs, states, gates) -> _Local
     _, like = jax.eval_shape(again, jax.tree.map(lambda leaf: leaf[0], previous), xs[0])
     unread = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
 
-    _, recur_pullback = cell.loop_products(params, _rows(cell, previous) // len(h_previous))
+    _, recur_pullback = cell.loop_products(params, math.prod(h_previous.shape[1:-1]))
 
     def pullback(j, residual, delta):
         s_previous, s = residual

@@ -131,8 +131,7 @@ def loop_products(params: PyTree, rows: int) -> tuple[Callable, Callable]:
     def recur(h):
         return _product(weights, h, partial(project, weights)).reshape(*h.shape[:-1], *gates)
 
-    def direct(dr):
-        return lax.dot_general(dr, weights, (((dr.ndim - 1,), (0,)), ((), ())))
+    direct = partial(project_back, weights)
 
     def recur_pullback(dr):
         dr = dr.reshape(*dr.shape[: dr.ndim - len(gates)], len(weights))
