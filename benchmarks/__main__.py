@@ -8,6 +8,7 @@ from pathlib import Path
 
 from benchmarks import (
     compilation,
+    devices,
     document,
     gradient,
     laboratory,
@@ -21,7 +22,7 @@ from benchmarks import (
 from benchmarks.harness import BenchmarkError
 from benchmarks.runner import Benchmark, Settings
 
-MODULES = (gradient, memory, compilation, roofline, scaling, stacks, laboratory)
+MODULES = (gradient, memory, compilation, roofline, scaling, devices, stacks, laboratory)
 BENCHMARKS: dict[str, Benchmark] = {module.BENCHMARK.name: module.BENCHMARK for module in MODULES}
 
 

@@ -6,6 +6,7 @@ No time is asserted: shapes are tiny, and the machine may be busy.
 import doctest
 import importlib
 import json
+import os
 import pkgutil
 import re
 import subprocess
@@ -415,6 +416,7 @@ TINY_PLANS = {
     "compile": Plan({"T5": SQUARE, "T50": SQUARE._replace(T=50)}, ("gru",)),
     "roofline": Plan({"tiny": SQUARE}, ("gru",)),
     "scaling": scaling.Grid(SQUARE, (1, 2, 3), ("tanh",)),
+    "devices": Plan({"tiny": SQUARE}, ("lstm",)),
     "jacobians": dict.fromkeys(CELLS, TINY_SIZES),
     "laboratory": dict.fromkeys(laboratory.QUESTIONS, TINY_SIZES),
 }
@@ -448,6 +450,20 @@ def test_all_benchmarks_run_one_after_the_other_with_every_peer(dtype, tiny, tmp
     assert all(record["settings"]["dtype"] == dtype for record in found.values())
     grown = {v["claim"]: v for v in found["compile"]["verdicts"] if "instructions" in v["claim"]}
     assert {verdict["verdict"] for verdict in grown.values()} == {"holds"}
+
+
+@pytest.mark.slow
+def test_a_batch_shared_among_devices_has_the_same_gradient():
+    code = (
+        "from benchmarks import devices, runner, workloads\n"
+        "shape = workloads.Shape(B=4, T=5, N=4, D=3)\n"
+        "measured = devices.measure(runner.Setup('float64', 1, None, ()), 'tiny', shape, 'gru')\n"
+        "errors = [entry['relative_error'] for entry in measured.values()]\n"
+        "print(devices.jax.device_count(), len(errors), max(errors) < 1e-14)\n"
+    )
+    env = {**os.environ, "JAX_NUM_CPU_DEVICES": "2", "JAX_ENABLE_X64": "1"}
+    ran = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == ["2", "4", "True"]
 
 
 def test_one_that_fails_does_not_keep_the_next_from_running(monkeypatch, tmp_path, capsys):
