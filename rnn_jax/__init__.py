@@ -8,6 +8,7 @@ The file list is the table of contents. Import the modules: `from rnn_jax import
     readout       ŷ_t = g(W_hy h_t + b_y)
     losses        L = Σ_t L_t, masked
     unroll        a step along a sequence
+    pullbacks     transposed derivatives of single steps, for every kind of cell
     sweeps        the forward and the backward sweep along time, chunk by chunk
     bptt          backpropagation through time, by hand
     jacobians     ∂h_t/∂h_{t−1}, ∂h_t/∂x_t and immediate ∂h_t/∂θ of every step

@@ -21,7 +21,6 @@ The backward sweep's own derivative is that of its plain twin, `jax.vjp` of `rnn
 """
 
 import math
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -31,9 +30,9 @@ import numpy as np
 from jax import lax
 from jax.extend import core
 
-from rnn_jax import checks
+from rnn_jax import checks, pullbacks
 from rnn_jax import unroll as unrolling
-from rnn_jax.types import Cell, PyTree, Step, as_step, pull_emit
+from rnn_jax.types import Cell, PyTree, Step, as_step, is_structured, layers_of, pull_emit
 
 STORES = ("gates", "states", "checkpoints")
 
@@ -227,8 +226,8 @@ def _in_order(plan: Plan, tree: PyTree) -> PyTree:
 
 def _layered(cell, keep_gates, chunk, params, state, xs, valid):
     """States and gates along `xs`: a stack layer by layer, so that each layer's inputs are at hand for the way back."""
-    if not _layers(cell):
-        run = _structured_layer if _structured(cell) else _plain_layer
+    if not layers_of(cell):
+        run = _structured_layer if is_structured(cell) else _plain_layer
         return run(cell, keep_gates, chunk, params, state, xs, valid)
     checks.layers("params", params, len(cell.layers))
     checks.layers("state", state, len(cell.layers))
@@ -261,7 +260,7 @@ def _structured_layer(cell, keep_gates, chunk, params, state, xs, valid):
         # The last chunk begins early enough to be full: some steps are done again, from the same state.
         start = jnp.minimum(k * chunk, steps - chunk)
         cut = partial(jax.tree.map, lambda leaf: lax.dynamic_slice_in_dim(leaf, start, chunk))
-        before = jax.tree.map(lambda leaf: _row(leaf, jnp.maximum(start - 1, 0)), written[0])
+        before = jax.tree.map(lambda leaf: pullbacks.row(leaf, jnp.maximum(start - 1, 0)), written[0])
         first = jax.tree.map(lambda a, b: jnp.where(k == 0, a, b), state, before)
         mask, x = cut(valid), cut(xs)
         u = cell.drive(params, unrolling.where_valid(mask, x, jnp.zeros_like(x)))
@@ -279,7 +278,7 @@ def _structured_layer(cell, keep_gates, chunk, params, state, xs, valid):
         (_, written), _ = lax.scan(step, (first, written), (start + np.arange(chunk), u, mask))
         return written, None
 
-    new, a = jax.eval_shape(partial(_step_and_gates, cell), params, state, xs[0])
+    new, a = jax.eval_shape(partial(pullbacks.step_and_gates, cell), params, state, xs[0])
     needed = _needed(cell, new, a)
 
     def keep(a):
@@ -300,22 +299,6 @@ def _needed(cell, state, a):
     read = {var for var in (*operands, *jaxpr.outvars) if not isinstance(var, core.Literal)}
     leaves, tree = jax.tree.flatten(a)
     return jax.tree.unflatten(tree, [var in read for var in jaxpr.invars[: len(leaves)]])
-
-
-def _step_and_gates(cell, params, state, x):
-    """s_t and a_t; None for the gates of a cell or step that has none."""
-    if not _structured(cell):
-        return as_step(cell)(params, state, x), None
-    a = cell.gates(cell.drive(params, x), cell.recur(params, cell.emit(state)))
-    return cell.update(state, a), a
-
-
-def _layers(cell: Cell | Step) -> tuple[Cell, ...]:
-    return cell.layers if isinstance(cell, Cell) else ()
-
-
-def _structured(cell: Cell | Step) -> bool:
-    return isinstance(cell, Cell) and cell.pullback is not None
 
 
 def backward(
@@ -371,11 +354,11 @@ def _backward(plan, operands, lengths, kept):
             mask = own if mask is None else mask & own.reshape(-1, *[1] * (mask.ndim - 1))
         swept = _sweep(plan.cell, params, previous, x, states, gates, mask, dL_ds, carried)
         outputs = (swept.xs if plan.want_xs else None, swept.carried if plan.want_deltas else None)
-        return (swept.state, _sum(sums, swept.params)), outputs
+        return (swept.state, pullbacks.add(sums, swept.params)), outputs
 
-    sums = _zero_sums(plan.cell, params, state, jax.tree.map(lambda leaf: leaf[0], xs))
+    sums = pullbacks.zero_sums(plan.cell, params, state, jax.tree.map(lambda leaf: leaf[0], xs))
     (d_state, sums), outputs = lax.scan(chunk, (carried, sums), np.arange(len(starts)), reverse=True)
-    d_params = _gradient(plan.cell, params, sums)
+    d_params = pullbacks.gradient(plan.cell, params, sums)
     d_xs, carried = _in_order(plan, jax.tree.map(partial(_joined, padding), outputs))
     return Swept(d_params, d_state, d_xs, carried)
 
@@ -406,73 +389,23 @@ def _plain(plan, operands, lengths):
     _, pull = jax.vjp(run, params, state, xs, zeros)
     end = 0 if plan.reverse else -1
     ends = jax.tree.map(lambda leaf, last: leaf.at[end].add(last), zeros, final_cotangent)
-    d_params, d_state, d_xs, deltas = pull(_sum(ends, cotangents))
-    carried = jax.tree.map(jnp.subtract, deltas, _sum(zeros, cotangents))
-    d_params, d_xs = _inexact(d_params), _inexact(d_xs) if plan.want_xs else None
-    return Swept(d_params, d_state, d_xs, carried if plan.want_deltas else None)
+    d_params, d_state, d_xs, deltas = pull(pullbacks.add(ends, cotangents))
+    carried = jax.tree.map(jnp.subtract, deltas, pullbacks.add(zeros, cotangents))
+    d_xs = pullbacks.differentiable(d_xs) if plan.want_xs else None
+    return Swept(pullbacks.differentiable(d_params), d_state, d_xs, carried if plan.want_deltas else None)
 
 
 def _steps_of_chunk(plan, params, state, kept, x, mask, k, start, cut):
     """s_{t−1}, s_t and a_t of the steps of a chunk; the gates as (leaves along time, index of the chunk's first)."""
     if plan.store == "checkpoints":
-        first = jax.tree.map(lambda leaf: _row(leaf, k), kept.checkpoints)
+        first = jax.tree.map(lambda leaf: pullbacks.row(leaf, k), kept.checkpoints)
         states, gates = _layered(plan.cell, True, plan.chunk, params, first, x, mask)
-        gates = _Rows(gates, 0)
+        gates = pullbacks.Rows(gates, 0)
     else:
-        before = jax.tree.map(lambda leaf: _row(leaf, jnp.maximum(start - 1, 0)), kept.states)
+        before = jax.tree.map(lambda leaf: pullbacks.row(leaf, jnp.maximum(start - 1, 0)), kept.states)
         first = jax.tree.map(lambda a, b: jnp.where(k == 0, a, b), state, before)
-        states, gates = cut(kept.states), _Rows(kept.gates, start) if plan.store == "gates" else None
+        states, gates = cut(kept.states), pullbacks.Rows(kept.gates, start) if plan.store == "gates" else None
     return unrolling.previous_states(first, states), states, gates
-
-
-class _Rows(NamedTuple):
-    """Rows of arrays along time, from `start` on: read step by step, they need not be copied."""
-
-    arrays: PyTree
-    start: Any
-
-    def layer(self, level: int) -> "_Rows":
-        return _Rows(self.arrays[level], self.start)
-
-    def __getitem__(self, j):
-        return jax.tree.map(lambda leaf: _row(leaf, self.start + j), self.arrays)
-
-
-def _row(leaf: jax.Array, t: jax.Array) -> jax.Array:
-    return lax.dynamic_index_in_dim(leaf, t, keepdims=False)
-
-
-def _zero_sums(cell, params, state, x):
-    """Zeros like what a chunk gives as its sums over steps."""
-    if _layers(cell):
-        sums = []
-        for layer, p, s in zip(cell.layers, params, state, strict=True):
-            sums.append(_zero_sums(layer, p, s, x))
-            x = layer.emit(s)
-        return tuple(sums)
-    if not _structured(cell):
-        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, _wide(leaf.dtype)), _inexact(params))
-
-    def sums_of_one_step(params, state, x):
-        h = cell.emit(state)
-        return cell.params_sums(params, x, h, cell.drive(params, x), cell.recur(params, h))
-
-    shapes = jax.eval_shape(sums_of_one_step, params, state, x)
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-
-
-def _gradient(cell, params, sums):
-    """∂L/∂θ from the sums over all steps."""
-    if _layers(cell):
-        return tuple(_gradient(*layer) for layer in zip(cell.layers, params, sums, strict=True))
-    if _structured(cell):
-        return cell.params_gradient(params, sums)
-    return jax.tree.map(lambda total, leaf: total.astype(leaf.dtype), sums, _inexact(params))
-
-
-def _wide(dtype):
-    """A dtype in which many terms add up: half precision would lose those after the first few hundred."""
-    return jnp.promote_types(dtype, jnp.float32)
 
 
 def _joined(padding: int, chunks: jax.Array) -> jax.Array:
@@ -486,7 +419,7 @@ def _joined(padding: int, chunks: jax.Array) -> jax.Array:
 
 def _sweep(cell, params, previous, xs, states, gates, mask, cotangents, carried) -> Swept:
     """One chunk of a cell, or of a stack from its top layer down."""
-    if not _layers(cell):
+    if not layers_of(cell):
         return _sweep_layer(cell, params, previous, xs, states, gates, mask, cotangents, carried)
     swept: list[Swept] = []
     from_above = None
@@ -500,7 +433,7 @@ def _sweep(cell, params, previous, xs, states, gates, mask, cotangents, carried)
             states[level],
             None if gates is None else gates.layer(level),
             mask,
-            _sum(from_above, None if cotangents is None else cotangents[level]),
+            pullbacks.add(from_above, None if cotangents is None else cotangents[level]),
             carried[level],
         )
         swept.insert(0, layer)
@@ -511,11 +444,11 @@ def _sweep(cell, params, previous, xs, states, gates, mask, cotangents, carried)
 
 
 def _sweep_layer(cell, params, previous, xs, states, gates, mask, cotangents, carried) -> Swept:
-    local = _local_derivatives(cell, params, previous, xs, states, gates)
+    local = pullbacks.of_chunk(cell, params, previous, xs, states, gates)
 
     def one_step(carried, inputs):
         j, cotangent, mask, residual = inputs
-        delta = _sum(carried, cotangent)
+        delta = pullbacks.add(carried, cotangent)
         # Past the end of a sequence the state was copied: δ passes unchanged, and nothing reaches θ and x_t.
         reaching = unrolling.where_valid(mask, delta, jax.tree.map(jnp.zeros_like, delta))
         passed, collected = local.pullback(j, residual, reaching)
@@ -526,104 +459,6 @@ def _sweep_layer(cell, params, previous, xs, states, gates, mask, cotangents, ca
     d_state, (carried, collected) = lax.scan(one_step, carried, inputs, reverse=True)
     sums, d_xs = local.finish(collected)
     return Swept(sums, d_state, d_xs, carried)
-
-
-class _Local(NamedTuple):
-    """The transposed derivatives of the steps of a chunk.
-
-    Attributes:
-      residuals: what the pullback needs of each step, leaves with a leading time axis.
-      pullback: `(j, residual, δ) -> (J_tᵀ δ, collected)` of step j of the chunk, inside the loop.
-      finish: `collected` of all steps `-> (sums, ∂L/∂x)`, after it; the sums over all chunks make ∂L/∂θ.
-    """
-
-    residuals: PyTree
-    pullback: Callable
-    finish: Callable
-
-
-def _local_derivatives(cell, params, previous, xs, states, gates) -> _Local:
-    if _structured(cell):
-        return _structured_derivatives(cell, params, previous, xs, states, gates)
-    if isinstance(cell, Cell) and cell.step_pullback is not None:
-        return _whole_step_derivatives(cell, params, previous, xs, states)
-    return _autodiff_derivatives(as_step(cell), params, previous, xs)
-
-
-def _structured_derivatives(cell, params, previous, xs, states, gates) -> _Local:
-    """J_tᵀ δ = ∂update/∂sᵀ δ + ∂emit/∂sᵀ Rᵀ ∂update/∂rᵀ δ, every derivative by hand."""
-    h_previous = cell.emit(previous)
-    again = partial(_step_and_gates, cell, params)
-    if gates is None:
-        gates = _Rows(again(previous, xs)[1], 0)
-    # What is not read is not kept; but a pullback may ask for its shape.
-    _, like = jax.eval_shape(again, jax.tree.map(lambda leaf: leaf[0], previous), xs[0])
-    unread = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
-
-    _, recur_pullback = cell.loop_products(params, math.prod(h_previous.shape[1:-1]))
-
-    def pullback(j, residual, delta):
-        s_previous, s = residual
-        ds, du, dr = cell.pullback(s_previous, _merged(gates[j], unread), s, delta)
-        dh = recur_pullback(dr)
-        return _sum(ds, pull_emit(cell, s_previous, dh)), du if du is dr else (du, dr)
-
-    def finish(collected):
-        du, dr = collected if isinstance(collected, tuple) else (collected, collected)
-        return cell.params_sums(params, xs, h_previous, du, dr), cell.drive_pullback(params, du)
-
-    return _Local((previous, states), pullback, finish)
-
-
-def _whole_step_derivatives(cell, params, previous, xs, states) -> _Local:
-    """The cell's derivative of the whole step: inside the loop for the state, once after it for θ and x."""
-
-    def pullback(j, residual, delta):
-        _, ds, _ = cell.step_pullback(params, *residual, delta)
-        return ds, delta
-
-    def finish(deltas):
-        d_params, _, d_xs = cell.step_pullback(params, previous, xs, states, deltas)
-        return d_params, d_xs
-
-    return _Local((previous, xs, states), pullback, finish)
-
-
-def _autodiff_derivatives(step, params, previous, xs) -> _Local:
-    """`jax.vjp` of a step that says nothing about itself; only the recursion is by hand."""
-
-    def pullback(j, residual, delta):
-        s_previous, x = residual
-        (ds,) = jax.vjp(lambda s: step(params, s, x), s_previous)[1](delta)
-        return ds, delta
-
-    def finish(deltas):
-        def all_steps(params, xs):
-            return jax.vmap(step, in_axes=(None, 0, 0))(
-                _merged(params, all_params), previous, _merged(xs, all_xs)
-            )
-
-        all_params, all_xs = params, xs
-        return jax.vjp(all_steps, _inexact(params), _inexact(xs))[1](deltas)
-
-    return _Local((previous, xs), pullback, finish)
-
-
-def _sum(a: PyTree, b: PyTree) -> PyTree:
-    """The sum of two trees, None standing for zeros: for all of one, or for leaves of b."""
-    if a is None or b is None:
-        return b if a is None else a
-    return jax.tree.map(lambda y, x: x if y is None else x + y, b, a, is_leaf=lambda leaf: leaf is None)
-
-
-def _inexact(tree: PyTree) -> PyTree:
-    """The leaves that can be differentiated; None in place of integers, keys and the like."""
-    return jax.tree.map(lambda leaf: leaf if jnp.issubdtype(leaf.dtype, jnp.inexact) else None, tree)
-
-
-def _merged(some: PyTree, all: PyTree) -> PyTree:
-    """`all`, with the leaves of `some` that are not None."""
-    return jax.tree.map(lambda a, b: b if a is None else a, some, all, is_leaf=lambda leaf: leaf is None)
 
 
 def _with_float0(tree: PyTree, gradients: PyTree) -> PyTree:

@@ -30,6 +30,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 PyTree = Any
 """A tree of arrays: parameters, a state, inputs."""
@@ -110,11 +112,39 @@ def as_step(cell_or_step: Cell | Step) -> Step:
     return cell_or_step.step if isinstance(cell_or_step, Cell) else cell_or_step
 
 
+def layers_of(cell: Cell | Step) -> tuple[Cell, ...]:
+    """The layers of a stack, bottom first; none for a single cell or a bare step.
+
+    >>> from rnn_jax import cells
+    >>> len(layers_of(cells.stack(cells.gru(), cells.lstm()))), layers_of(cells.gru())
+    (2, ())
+    """
+    return cell.layers if isinstance(cell, Cell) else ()
+
+
+def is_structured(cell: Cell | Step) -> bool:
+    """Whether a cell has the parts that its step is composed of, and their derivatives by hand.
+
+    >>> from rnn_jax import cells
+    >>> is_structured(cells.gru()), is_structured(cells.gru_reset_before())
+    (True, False)
+    """
+    return isinstance(cell, Cell) and cell.pullback is not None
+
+
+def accumulator(dtype: DTypeLike) -> jnp.dtype:
+    """A dtype in which many terms add up: half precision would lose those after the first few hundred.
+
+    >>> accumulator(jnp.bfloat16), accumulator(jnp.float64)
+    (dtype('float32'), dtype('float64'))
+    """
+    return jnp.promote_types(dtype, jnp.float32)
+
+
 def pull_emit(cell: Cell, state: PyTree, dh: jax.Array) -> PyTree:
     """∂L/∂s from ∂L/∂h for h = emit(s): the cell's derivative by hand, or `jax.vjp` of `emit` if it has none.
 
     >>> from rnn_jax import cells
-    >>> import jax.numpy as jnp
     >>> pull_emit(cells.lstm(), cells.LSTMState(h=jnp.ones(1), c=jnp.ones(1)), jnp.array([3.0]))
     LSTMState(h=Array([3.], dtype=float32), c=Array([0.], dtype=float32))
     """

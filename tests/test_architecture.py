@@ -22,7 +22,7 @@ TIERS = [
     ["checks"],
     ["initializers", "losses", "orthogonal", "tables"],
     ["cells", "products", "readout"],
-    ["graded", "unroll"],
+    ["graded", "pullbacks", "unroll"],
     ["sweeps", "jacobians"],
     ["bptt"],
     ["decay", "recording", "spectrum", "streaming"],
@@ -62,6 +62,7 @@ def test_imports_run_one_way(path):
     "name",
     [
         "unroll",
+        "pullbacks",
         "sweeps",
         "bptt",
         "jacobians",

@@ -11,7 +11,7 @@ from jax import lax
 
 from rnn_jax import checks
 from rnn_jax.initializers import Initializer
-from rnn_jax.types import Cell, PyTree
+from rnn_jax.types import Cell, PyTree, accumulator
 
 
 def stacked_gates(
@@ -60,13 +60,12 @@ def outer_products(x: jax.Array, dy: jax.Array) -> jax.Array:
     batch = x.shape[:-1]
     rows = math.prod(batch)
     x, dy = x.reshape(rows, x.shape[-1]), dy.reshape(rows, math.prod(dy.shape[len(batch) :]))
-    total = jnp.promote_types(dy.dtype, jnp.float32)
-    return lax.dot_general(x, dy, (((0,), (0,)), ((), ())), preferred_element_type=total)
+    return lax.dot_general(x, dy, (((0,), (0,)), ((), ())), preferred_element_type=accumulator(dy.dtype))
 
 
 def bias_gradient(dy: jax.Array, bias: jax.Array) -> jax.Array:
     """Σ dy over all batch axes; half precision adds up in float32."""
-    return dy.sum(tuple(range(dy.ndim - bias.ndim)), dtype=jnp.promote_types(dy.dtype, jnp.float32))
+    return dy.sum(tuple(range(dy.ndim - bias.ndim)), dtype=accumulator(dy.dtype))
 
 
 def check_parameters(params: PyTree, gate_shape: tuple[int, ...]) -> None:

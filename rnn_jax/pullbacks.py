@@ -1,0 +1,215 @@
+"""The transposed derivatives of the steps of a chunk, for every kind of cell: what the backward sweep is made of.
+
+    structured cell     `pullback` by hand in the loop; parameters and inputs after it, one product each
+    whole step          `step_pullback` by hand: in the loop for the state, once after it for the rest
+    bare step           `jax.vjp` of the step, in the same two places
+
+Whatever is summed over steps is summed in a layout of the cell's choice (`Cell.params_sums`).
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from rnn_jax.types import Cell, PyTree, accumulator, as_step, is_structured, layers_of, pull_emit
+
+
+class Pullbacks(NamedTuple):
+    """The transposed derivatives of the steps of a chunk.
+
+    Attributes:
+      residuals: what the pullback needs of each step, leaves with a leading time axis.
+      pullback: `(j, residual, δ) -> (J_tᵀ δ, collected)` of step j of the chunk, inside the loop.
+      finish: `collected` of all steps `-> (sums, ∂L/∂x)`, after it; the sums over all chunks make ∂L/∂θ.
+    """
+
+    residuals: PyTree
+    pullback: Callable
+    finish: Callable
+
+
+def of_chunk(
+    cell, params: PyTree, previous: PyTree, xs: PyTree, states: PyTree, gates: "Rows | None"
+) -> Pullbacks:
+    """Those of a cell or step that is no stack; `previous` and `states` are s_{t−1} and s_t, None forms gates again.
+
+    >>> from rnn_jax import cells
+    >>> cell = cells.elman(cells.identity)
+    >>> params = cells.ElmanParams(w_hh=jnp.array([[0.5]]), w_xh=jnp.array([[3.0]]), b_h=jnp.zeros(1))
+    >>> steps = jnp.ones((4, 1))
+    >>> made = of_chunk(cell, params, steps, steps, steps, None)
+    >>> ds, collected = made.pullback(0, (steps[0], steps[0]), jnp.ones(1))
+    >>> ds, made.finish(jnp.stack([collected] * 4))[1].T
+    (Array([0.5], dtype=float32), Array([[3., 3., 3., 3.]], dtype=float32))
+    """
+    if is_structured(cell):
+        return _structured_derivatives(cell, params, previous, xs, states, gates)
+    if isinstance(cell, Cell) and cell.step_pullback is not None:
+        return _whole_step_derivatives(cell, params, previous, xs, states)
+    return _autodiff_derivatives(as_step(cell), params, previous, xs)
+
+
+def _structured_derivatives(cell, params, previous, xs, states, gates) -> Pullbacks:
+    """J_tᵀ δ = ∂update/∂sᵀ δ + ∂emit/∂sᵀ Rᵀ ∂update/∂rᵀ δ, every derivative by hand."""
+    h_previous = cell.emit(previous)
+    again = partial(step_and_gates, cell, params)
+    if gates is None:
+        gates = Rows(again(previous, xs)[1], 0)
+    # What is not read is not kept; but a pullback may ask for its shape.
+    _, like = jax.eval_shape(again, jax.tree.map(lambda leaf: leaf[0], previous), xs[0])
+    unread = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
+
+    _, recur_pullback = cell.loop_products(params, math.prod(h_previous.shape[1:-1]))
+
+    def pullback(j, residual, delta):
+        s_previous, s = residual
+        ds, du, dr = cell.pullback(s_previous, _merged(gates[j], unread), s, delta)
+        dh = recur_pullback(dr)
+        return add(ds, pull_emit(cell, s_previous, dh)), du if du is dr else (du, dr)
+
+    def finish(collected):
+        du, dr = collected if isinstance(collected, tuple) else (collected, collected)
+        return cell.params_sums(params, xs, h_previous, du, dr), cell.drive_pullback(params, du)
+
+    return Pullbacks((previous, states), pullback, finish)
+
+
+def _whole_step_derivatives(cell, params, previous, xs, states) -> Pullbacks:
+    """The cell's derivative of the whole step: inside the loop for the state, once after it for θ and x."""
+
+    def pullback(j, residual, delta):
+        _, ds, _ = cell.step_pullback(params, *residual, delta)
+        return ds, delta
+
+    def finish(deltas):
+        d_params, _, d_xs = cell.step_pullback(params, previous, xs, states, deltas)
+        return d_params, d_xs
+
+    return Pullbacks((previous, xs, states), pullback, finish)
+
+
+def _autodiff_derivatives(step, params, previous, xs) -> Pullbacks:
+    """`jax.vjp` of a step that says nothing about itself; only the recursion is by hand."""
+
+    def pullback(j, residual, delta):
+        s_previous, x = residual
+        (ds,) = jax.vjp(lambda s: step(params, s, x), s_previous)[1](delta)
+        return ds, delta
+
+    def finish(deltas):
+        def all_steps(params, xs):
+            return jax.vmap(step, in_axes=(None, 0, 0))(
+                _merged(params, all_params), previous, _merged(xs, all_xs)
+            )
+
+        all_params, all_xs = params, xs
+        return jax.vjp(all_steps, differentiable(params), differentiable(xs))[1](deltas)
+
+    return Pullbacks((previous, xs), pullback, finish)
+
+
+def zero_sums(cell, params: PyTree, state: PyTree, x: PyTree) -> PyTree:
+    """Zeros like what a chunk gives as its sums over steps.
+
+    >>> zero_sums(lambda params, state, x: params * state, jnp.ones(2, jnp.float16), jnp.ones(2), None).dtype
+    dtype('float32')
+    """
+    if layers_of(cell):
+        sums = []
+        for layer, p, s in zip(cell.layers, params, state, strict=True):
+            sums.append(zero_sums(layer, p, s, x))
+            x = layer.emit(s)
+        return tuple(sums)
+    if not is_structured(cell):
+        return jax.tree.map(
+            lambda leaf: jnp.zeros(leaf.shape, accumulator(leaf.dtype)), differentiable(params)
+        )
+
+    def sums_of_one_step(params, state, x):
+        h = cell.emit(state)
+        return cell.params_sums(params, x, h, cell.drive(params, x), cell.recur(params, h))
+
+    shapes = jax.eval_shape(sums_of_one_step, params, state, x)
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+
+def gradient(cell, params: PyTree, sums: PyTree) -> PyTree:
+    """∂L/∂θ from the sums over all steps.
+
+    >>> gradient(lambda params, state, x: params * state, jnp.ones(2, jnp.float16), jnp.ones(2)).dtype
+    dtype('float16')
+    """
+    if layers_of(cell):
+        return tuple(gradient(*layer) for layer in zip(cell.layers, params, sums, strict=True))
+    if is_structured(cell):
+        return cell.params_gradient(params, sums)
+    return jax.tree.map(lambda total, leaf: total.astype(leaf.dtype), sums, differentiable(params))
+
+
+def step_and_gates(cell, params: PyTree, state: PyTree, x: PyTree) -> tuple[PyTree, PyTree]:
+    """s_t and a_t; None for the gates of a cell or step that has none.
+
+    >>> step_and_gates(lambda params, state, x: params * state, 2.0, jnp.ones(1), None)
+    (Array([2.], dtype=float32), None)
+    """
+    if not is_structured(cell):
+        return as_step(cell)(params, state, x), None
+    a = cell.gates(cell.drive(params, x), cell.recur(params, cell.emit(state)))
+    return cell.update(state, a), a
+
+
+class Rows(NamedTuple):
+    """Rows of arrays along time, from `start` on: read step by step, they need not be copied.
+
+    >>> Rows(jnp.arange(5), 2)[1]
+    Array(3, dtype=int32)
+    """
+
+    arrays: PyTree
+    start: Any
+
+    def layer(self, level: int) -> "Rows":
+        """Those of one layer of a stack."""
+        return Rows(self.arrays[level], self.start)
+
+    def __getitem__(self, j):
+        return jax.tree.map(lambda leaf: row(leaf, self.start + j), self.arrays)
+
+
+def row(leaf: jax.Array, t: jax.Array | int) -> jax.Array:
+    """One entry along time.
+
+    >>> row(jnp.arange(5), 2)
+    Array(2, dtype=int32)
+    """
+    return lax.dynamic_index_in_dim(leaf, t, keepdims=False)
+
+
+def add(a: PyTree, b: PyTree) -> PyTree:
+    """The sum of two trees, None standing for zeros: for all of one, or for leaves of b.
+
+    >>> add((1, 2), (None, 3)), add(None, 4)
+    ((1, 5), 4)
+    """
+    if a is None or b is None:
+        return b if a is None else a
+    return jax.tree.map(lambda y, x: x if y is None else x + y, b, a, is_leaf=lambda leaf: leaf is None)
+
+
+def differentiable(tree: PyTree) -> PyTree:
+    """The leaves that can be differentiated; None in place of integers, keys and the like.
+
+    >>> differentiable((jnp.ones(1), jnp.arange(2)))
+    (Array([1.], dtype=float32), None)
+    """
+    return jax.tree.map(lambda leaf: leaf if jnp.issubdtype(leaf.dtype, jnp.inexact) else None, tree)
+
+
+def _merged(some: PyTree, all: PyTree) -> PyTree:
+    """`all`, with the leaves of `some` that are not None."""
+    return jax.tree.map(lambda a, b: b if a is None else a, some, all, is_leaf=lambda leaf: leaf is None)
