@@ -20,6 +20,7 @@ The file list is the table of contents. Import the modules: `from rnn_jax import
     flow          the gradient-flow profile: who sends how much gradient to whom, across which lag
     decay         curves of log-norms against lag: their rate, the effective horizon
     recording     a measurement every so many updates of a training
+    tasks         what a network is put to: copying, adding, flip-flops, …, drawn from a key, with exact chance levels
     plotting      results drawn on an axis of yours
     drawing       what its pictures are made of
     tables        results as text

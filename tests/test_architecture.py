@@ -27,7 +27,7 @@ TIERS = [
     ["bptt"],
     ["decay", "recording", "spectrum", "streaming"],
     ["flow"],
-    ["drawing"],
+    ["drawing", "tasks"],
     ["plotting"],
 ]
 TIER = {name: level for level, names in enumerate(TIERS) for name in names}
@@ -114,7 +114,18 @@ def public_functions():
                     yield pytest.param(function, id=f"{name.removeprefix('rnn_jax.')}.{attribute}")
 
 
-INTERNAL = {"drawing", "structure", "arguments", "valid", "where_valid"}
+INTERNAL = {
+    "drawing",
+    "structure",
+    "at",
+    "choice",
+    "sampler",
+    "scored_from",
+    "scored_last",
+    "arguments",
+    "valid",
+    "where_valid",
+}
 """Shared between modules of the package, but not for users: a docstring, no example."""
 
 

@@ -1,0 +1,144 @@
+"""A task as data: batches drawn from a key, the loss to score them with, and what chance and perfection cost.
+
+The expected loss of a scored step is that of `losses.mean(task.loss.per_step(outputs, targets), weights)`. Two numbers
+bound what can be learned:
+
+    baseline    inf over constants c_t of  E L(c_t, y_t): a predictor that knows the step, but sees no input
+    floor       the least that any predictor of y_t from x_1 … x_t reaches; 0 unless targets are random given the inputs
+
+Both are exact, from formulas. Squared errors are ½ ‖ŷ − y‖², as in `rnn_jax.losses`: a mean squared error of the
+literature is twice the number here. `losses.total`, and with it `bptt.loss_gradients`, sums over steps and batch:
+divide its result by `batch.weights.sum()`.
+
+The length is that of the arrays and belongs to the task: for another length make another task. Where a paper draws the
+length of each batch, draw one of several tasks. Equal settings give the same `sample`, which `jax.jit` does not trace
+again.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+
+from rnn_jax import losses
+
+
+class Batch(NamedTuple):
+    """Sequences with their targets, time first.
+
+    Attributes:
+      xs: x_1 … x_T, `(T, *B, D)`.
+      targets: y_1 … y_T, labels `(T, *B)` or values `(T, *B, K)`; 0 where they are not scored.
+      weights: which steps are scored, boolean `(T, *B)`.
+    """
+
+    xs: jax.Array
+    targets: jax.Array
+    weights: jax.Array
+
+
+class Task(NamedTuple):
+    """A task of one length.
+
+    Attributes:
+      sample: `(key, batch_shape=(), dtype=float) -> Batch`, pure; all that it does is done on the device.
+      loss: `losses.CROSS_ENTROPY` for labels, `losses.SQUARED_ERROR` for values.
+      input_size: D.
+      output_size: K, the number of classes or of values.
+      length: T.
+      lag: the greatest distance in steps from a scored step to an input that its target depends on.
+      baseline: the expected loss of a scored step for the best constants.
+      floor: the least expected loss of a scored step.
+      tolerance: how far a value may be off and still count as right, see `wrong`; None for labels.
+    """
+
+    sample: Callable[..., Batch]
+    loss: losses.Loss
+    input_size: int
+    output_size: int
+    length: int
+    lag: int
+    baseline: float
+    floor: float = 0.0
+    tolerance: float | None = None
+
+
+def wrong(task: Task, outputs: jax.Array, batch: Batch) -> jax.Array:
+    """Which sequences are wrong: boolean `(*B,)`; their mean is the error rate that papers give.
+
+    A sequence is wrong if any of its scored steps is: if another class has the largest output, if a value is off by
+    more than `task.tolerance`, or if an output is not a number.
+
+    Args:
+      task: the task of the batch.
+      outputs: `(T, *B, K)`.
+      batch: what `task.sample` gave.
+
+    >>> from rnn_jax import tasks
+    >>> task = tasks.random_permutation(8)
+    >>> batch = task.sample(jax.random.key(0), (4,))
+    >>> remembered = jnp.broadcast_to(batch.xs[0], batch.xs.shape)  # the first symbol is the answer
+    >>> tasks.wrong(task, remembered, batch)
+    Array([False, False, False, False], dtype=bool)
+    """
+    expected = (*batch.weights.shape, task.output_size)
+    if outputs.shape != expected:
+        raise ValueError(
+            f"outputs has shape {outputs.shape}; expected (T, *B, K) = {expected}, as the batch has."
+        )
+    if task.tolerance is None:
+        right = (outputs.argmax(-1) == batch.targets) & jnp.isfinite(outputs).all(-1)
+    else:
+        right = (jnp.abs(outputs - batch.targets) <= task.tolerance).all(-1)
+    return (batch.weights & ~right).any(0)
+
+
+@cache
+def sampler(draw: Callable[..., Batch], **settings: Any) -> Callable[..., Batch]:
+    """The `sample` of a task from a function that also takes settings; one and the same for equal settings."""
+
+    def sample(key: jax.Array, batch_shape: Sequence[int] = (), dtype: DTypeLike = float) -> Batch:
+        if not isinstance(batch_shape, tuple | list) or not all(_is_size(size) for size in batch_shape):
+            raise ValueError(
+                f"batch_shape is {batch_shape!r}; expected a tuple of sizes, (32,) for 32 sequences, () for one."
+            )
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise ValueError(
+                f"dtype is {jnp.dtype(dtype)}; expected a floating-point one, that of inputs and values. Labels are "
+                "integers in any case."
+            )
+        return draw(key, tuple(batch_shape), dtype, **settings)
+
+    return sample
+
+
+def _is_size(size: Any) -> bool:
+    return isinstance(size, int | np.integer) and not isinstance(size, bool) and bool(size >= 0)
+
+
+def choice(name: str, value: Any, allowed: Sequence[Any]) -> None:
+    """Raise unless `value` is one of those allowed."""
+    if value not in allowed:
+        raise ValueError(f"{name} is {value!r}; expected one of {', '.join(map(repr, allowed))}.")
+
+
+def at(length: int, positions: jax.Array) -> jax.Array:
+    """Which step is at the position of each sequence, from 0 on: boolean `(T, *B)` for positions `(*B,)`."""
+    return jnp.arange(length).reshape(-1, *(1,) * positions.ndim) == positions[None]
+
+
+def scored_from(first: int, xs: jax.Array, targets: jax.Array) -> Batch:
+    """A batch of which steps `first` … T are scored, the first step being 1; targets before are made 0."""
+    steps = jnp.arange(1, len(xs) + 1) >= first
+    weights = jnp.broadcast_to(steps.reshape(-1, *(1,) * (xs.ndim - 2)), xs.shape[:-1])
+    kept = weights[..., None] if targets.ndim == xs.ndim else weights
+    return Batch(xs, jnp.where(kept, targets, 0), weights)
+
+
+def scored_last(xs: jax.Array, target: jax.Array) -> Batch:
+    """A batch of which the last step is scored, its target `(*B,)` or `(*B, K)`."""
+    return scored_from(len(xs), xs, jnp.broadcast_to(target[None], (len(xs), *target.shape)))
