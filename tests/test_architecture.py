@@ -27,8 +27,8 @@ TIERS = [
     ["bptt"],
     ["decay", "recording", "spectrum", "streaming"],
     ["flow"],
-    ["drawing", "tasks"],
-    ["plotting"],
+    ["drawing"],
+    ["plotting", "tasks"],
 ]
 TIER = {name: level for level, names in enumerate(TIERS) for name in names}
 MODULES = [info.name for info in pkgutil.walk_packages([str(PACKAGE)], "rnn_jax.")]
@@ -114,18 +114,7 @@ def public_functions():
                     yield pytest.param(function, id=f"{name.removeprefix('rnn_jax.')}.{attribute}")
 
 
-INTERNAL = {
-    "drawing",
-    "structure",
-    "at",
-    "choice",
-    "sampler",
-    "scored_from",
-    "scored_last",
-    "arguments",
-    "valid",
-    "where_valid",
-}
+INTERNAL = {"drawing", "structure", "arguments", "valid", "where_valid"}
 """Shared between modules of the package, but not for users: a docstring, no example."""
 
 

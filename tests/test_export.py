@@ -23,6 +23,7 @@ from rnn_jax import (
     recording,
     spectrum,
     streaming,
+    tasks,
     unroll,
 )
 from tests.cases import ALL, D, N, example
@@ -87,7 +88,12 @@ def profile(params, state, xs):
     return flow.profile(cell, params, state, xs, lambda states: cell.emit(states).sum(-1))
 
 
+def drawn(task):
+    return lambda key: task.sample(key, (2, 3)), (jax.random.key(0),)
+
+
 STATES = jnp.ones((12, 2, N))
+PARITIES = tasks.Batch(xs=jnp.ones((12, 2, 1)), targets=LABELS, weights=LABELS == 0)
 SCALED = products.rescale(STACK)
 ROWS = graded.rows_of(STACK[0])
 EXPONENTS = jnp.array([0.5, -0.1, -1.0])
@@ -147,6 +153,19 @@ CASES = {
     "decay.fit_rate": (lambda y: decay.fit_rate(y, 0, 5), (jnp.ones((2, 6)),)),
     "recording.recorder": (recorded, (jnp.ones(3),)),
     "flow.profile": (profile, tuple(example(cells.lstm(), "float32", batch=()))),
+    "tasks.recall.copy_memory": drawn(tasks.copy_memory(5)),
+    "tasks.recall.memorization": drawn(tasks.memorization(5)),
+    "tasks.recall.random_permutation": drawn(tasks.random_permutation(12)),
+    "tasks.marked.adding": drawn(tasks.adding(20, variant="hochreiter")),
+    "tasks.marked.multiplication": drawn(tasks.multiplication(12)),
+    "tasks.marked.temporal_order": drawn(tasks.temporal_order(12, bits=3)),
+    "tasks.streams.delayed_copy": drawn(tasks.delayed_copy(12, 3)),
+    "tasks.streams.delayed_xor": drawn(tasks.delayed_xor(12, 3)),
+    "tasks.streams.probabilistic_add": drawn(tasks.probabilistic_add(12)),
+    "tasks.streams.parity": drawn(tasks.parity(12)),
+    "tasks.streams.flip_flop": drawn(tasks.flip_flop(12)),
+    "tasks.streams.chaotic_teacher": drawn(tasks.chaotic_teacher(12, units=N)),
+    "tasks.task.wrong": (partial(tasks.wrong, tasks.parity(12)), (jnp.ones((12, 2, 2)), PARITIES)),
     "products.log_bound": (lambda w: products.log_bound(w, 5), (STACK[0],)),
     "readout.init": (lambda key: readout.init(key, N, 4), (jax.random.key(0),)),
     "readout.linear": (readout.linear, (OUT, STATES)),
@@ -193,7 +212,7 @@ def test_no_public_numeric_function_is_missing_here():
     internal = {f"unroll.{name}" for name in ("arguments", "body_of", "valid", "where_valid")}
     internal |= {"spectrum.resolution"}
     modules = (bptt, decay, flow, graded, initializers, jacobians, losses, orthogonal, products, readout)
-    modules += (recording, spectrum, streaming, unroll)
+    modules += (recording, spectrum, streaming, tasks.marked, tasks.recall, tasks.streams, tasks.task, unroll)
     public = {
         f"{module.__name__.removeprefix('rnn_jax.')}.{name}"
         for module in modules

@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 
 from rnn_jax import checks, losses
-from rnn_jax.tasks.task import Batch, Task, at, choice, sampler, scored_last
+from rnn_jax.tasks.structure import at, choice, sampler, scored_last
+from rnn_jax.tasks.task import Batch, Task
 
-ADDING_VARIANTS = {"arjovsky": 2, "pascanu": 10, "hochreiter": 20}
-"""The least length that has a position for each mark."""
+LEAST_LENGTHS = {"arjovsky": 2, "pascanu": 10, "hochreiter": 20}
+"""Of the variants of `adding`: from where on there is a position for each mark."""
 
 
 def adding(length: int, *, variant: str = "arjovsky") -> Task:
@@ -31,8 +32,8 @@ def adding(length: int, *, variant: str = "arjovsky") -> Task:
     p or by q, a is set to 0; this happens with probability r = 1/10 + 9/10 · 1/(T/2 − 1).
 
     Inputs: two channels, value and mark (1 at p and q). Output: one value. Scored: the last step. Wrong: an error
-    beyond .2 (squared .04, Pascanu et al.; adopted for "arjovsky"), or .04 ("hochreiter"). Baseline, half the variance of
-    the target: 1/12, 1/48 and (2 − r)/96, thus mean squared errors of 1/6, 1/24 and (2 − r)/48.
+    beyond .2 (squared .04, Pascanu et al.; adopted for "arjovsky"), or .04 ("hochreiter"). Baseline, half the variance
+    of the target: 1/12, 1/48 and (2 − r)/96, thus mean squared errors of 1/6, 1/24 and (2 − r)/48.
 
     Args:
       length: T, at least 2 ("arjovsky"), 10 ("pascanu") or 20 ("hochreiter").
@@ -41,61 +42,80 @@ def adding(length: int, *, variant: str = "arjovsky") -> Task:
     >>> task = adding(100)
     >>> task.input_size, task.lag, f"{2 * task.baseline:.4f}"
     (2, 99, '0.1667')
-    >>> batch = task.sample(jax.random.key(0), (3,))
+    >>> batch = jax.jit(task.sample, static_argnums=1)(jax.random.key(0), (3,))
     >>> values, marks = batch.xs[..., 0], batch.xs[..., 1]
     >>> bool(jnp.allclose((values * marks).sum(0), batch.targets[-1, :, 0]))
     True
     """
-    choice("variant", variant, tuple(ADDING_VARIANTS))
+    choice("variant", variant, tuple(LEAST_LENGTHS))
     length = _length(
-        length, ADDING_VARIANTS[variant], f"{variant!r}, which has a position for each mark from there on"
+        length, LEAST_LENGTHS[variant], f"{variant!r}, which has a position for each mark from there on"
     )
     rare = Fraction(1, 10) + Fraction(9, 10) / max(length // 2 - 1, 1)
     variance = {"arjovsky": Fraction(1, 6), "pascanu": Fraction(1, 24), "hochreiter": (2 - rare) / 48}[
         variant
     ]
+    draws = {"arjovsky": _draw_sum, "pascanu": _draw_mean, "hochreiter": _draw_hochreiter}
     return Task(
-        sample=sampler(_draw_adding, length=length, variant=variant),
+        sample=sampler(draws[variant], length=length),
         loss=losses.SQUARED_ERROR,
         input_size=2,
         output_size=1,
         length=length,
-        lag=length - (2 if variant == "hochreiter" else 1),
+        lag=length - (2 if variant == "hochreiter" else 1),  # there a first value that is marked is 0
         baseline=float(variance / 2),
         tolerance=0.04 if variant == "hochreiter" else 0.2,
     )
 
 
-def _draw_adding(key, batch_shape, dtype, *, length, variant) -> Batch:
-    key_values, key_positions = jax.random.split(key)
-    low = -1.0 if variant == "hochreiter" else 0.0
-    values = jax.random.uniform(key_values, (length, *batch_shape), dtype, low, 1.0)
-    p, q = _two_positions(key_positions, batch_shape, length, variant)
-    marks = at(length, p) | at(length, q)
-    if variant == "hochreiter":
-        values = jnp.where(marks[0] & at(length, p), 0, values)
-        ends = at(length, jnp.zeros_like(p)) | at(length, jnp.full_like(p, length - 1))
-        shown = jnp.where(marks, 1, jnp.where(ends, -1, 0))
-    else:
-        shown = marks
-    total = jnp.where(marks, values, 0).sum(0)
-    target = {"arjovsky": total, "pascanu": total / 2, "hochreiter": 0.5 + total / 4}[variant]
-    return scored_last(jnp.stack([values, shown.astype(dtype)], -1), target[..., None])
+def _draw_sum(key, batch_shape, dtype, *, length) -> Batch:
+    xs, a, b = _marked(key, batch_shape, dtype, length, (0, length // 2), (length // 2, length))
+    return scored_last(xs, (a + b)[..., None])
 
 
-def _two_positions(key, batch_shape, length, variant) -> tuple[jax.Array, jax.Array]:
-    """p and q of `adding`."""
-    key_p, key_q = jax.random.split(key)
-    half, tenth = length // 2, length // 10
-    ranges = {
-        "arjovsky": ((0, half), (half, length)),
-        "pascanu": ((0, tenth), (tenth, tenth + 4 * length // 10)),
-        "hochreiter": ((0, 10), (0, half - 1)),
-    }
-    p, q = (
-        jax.random.randint(k, batch_shape, *r) for k, r in zip((key_p, key_q), ranges[variant], strict=True)
-    )
-    return p, (q + (q >= p) if variant == "hochreiter" else q)
+def _draw_mean(key, batch_shape, dtype, *, length) -> Batch:
+    xs, a, b = _marked(key, batch_shape, dtype, length, *_early(length))
+    return scored_last(xs, (a + b)[..., None] / 2)
+
+
+def _draw_product(key, batch_shape, dtype, *, length) -> Batch:
+    xs, a, b = _marked(key, batch_shape, dtype, length, *_early(length))
+    return scored_last(xs, (a * b)[..., None])
+
+
+def _early(length: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The intervals of p and q in "pascanu"."""
+    return (0, length // 10), (length // 10, length // 10 + 4 * length // 10)
+
+
+def _marked(key, batch_shape, dtype, length, *intervals) -> tuple[jax.Array, ...]:
+    """Values U[0, 1) and their marks, `(T, *B, 2)`, with one mark in each interval; then the value at each, `(*B,)`."""
+    key_values, *keys = jax.random.split(key, 1 + len(intervals))
+    values = jax.random.uniform(key_values, (length, *batch_shape), dtype)
+    chosen = [
+        at(length, jax.random.randint(k, batch_shape, *interval))
+        for k, interval in zip(keys, intervals, strict=True)
+    ]
+    marks = sum(mark.astype(dtype) for mark in chosen)
+    return jnp.stack([values, marks], -1), *(_value(values, mark) for mark in chosen)
+
+
+def _value(values, mark):
+    return jnp.where(mark, values, 0).sum(0)
+
+
+def _draw_hochreiter(key, batch_shape, dtype, *, length) -> Batch:
+    key_values, key_p, key_q = jax.random.split(key, 3)
+    values = jax.random.uniform(key_values, (length, *batch_shape), dtype, -1.0, 1.0)
+    p = jax.random.randint(key_p, batch_shape, 0, 10)
+    q = jax.random.randint(key_q, batch_shape, 0, length // 2 - 1)
+    q = q + (q >= p)  # one of the others
+    at_p, at_q = at(length, p), at(length, q)
+    values = jnp.where(at_p & (at_p | at_q)[:1], 0, values)
+    marks = jnp.zeros_like(values).at[0].set(-1).at[-1].set(-1)
+    marks = jnp.where(at_p | at_q, 1, marks)
+    target = 0.5 + (_value(values, at_p) + _value(values, at_q)) / 4
+    return scored_last(jnp.stack([values, marks], -1), target[..., None])
 
 
 def multiplication(length: int) -> Task:
@@ -115,7 +135,7 @@ def multiplication(length: int) -> Task:
     """
     length = _length(length, 10, "multiplication, which has a position for each mark from there on")
     return Task(
-        sample=sampler(_draw_multiplication, length=length),
+        sample=sampler(_draw_product, length=length),
         loss=losses.SQUARED_ERROR,
         input_size=2,
         output_size=1,
@@ -124,15 +144,6 @@ def multiplication(length: int) -> Task:
         baseline=7 / 288,
         tolerance=0.2,
     )
-
-
-def _draw_multiplication(key, batch_shape, dtype, *, length) -> Batch:
-    key_values, key_positions = jax.random.split(key)
-    values = jax.random.uniform(key_values, (length, *batch_shape), dtype)
-    p, q = _two_positions(key_positions, batch_shape, length, "pascanu")
-    marks = at(length, p) | at(length, q)
-    xs = jnp.stack([values, marks.astype(dtype)], -1)
-    return scored_last(xs, jnp.where(marks, values, 1).prod(0)[..., None])
 
 
 STARTS = {2: (1, 5), 3: (1, 3, 6)}
@@ -154,7 +165,7 @@ def temporal_order(length: int, *, bits: int = 2) -> Task:
       bits: 2, or 3 for the 3-bit form.
 
     >>> task = temporal_order(10, bits=3)
-    >>> batch = task.sample(jax.random.key(1))
+    >>> batch = jax.jit(task.sample)(jax.random.key(1))
     >>> print("".join("ABcdef"[i] for i in batch.xs.argmax(-1)), batch.targets[-1])
     fBeAedBdfe 5
     >>> f"{task.baseline:.4f}"

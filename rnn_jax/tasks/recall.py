@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from rnn_jax import checks, losses
-from rnn_jax.tasks.task import Batch, Task, choice, sampler, scored_from, scored_last
+from rnn_jax.tasks.structure import choice, sampler, scored_from, scored_last
+from rnn_jax.tasks.task import Batch, Task
 
 COPY_VARIANTS = ("arjovsky", "bai")
 
@@ -21,8 +22,8 @@ def copy_memory(delay: int, *, symbols: int = 8, positions: int = 10, variant: s
         targets    S + delay blanks, s_1 … s_S
 
     The s_i are uniform in 1 … `symbols`; blank is 0. "arjovsky" is the task of that paper and its code. In "bai", the
-    code of Bai, Kolter and Koltun (2018), the input says at every step whether it is time to speak. (It feeds the number
-    of the symbol, `xs @ jnp.arange(symbols + 2)`, and has a tenth class that never occurs.)
+    code of Bai, Kolter and Koltun (2018), the input says at every step whether it is time to speak. (It feeds the
+    number of the symbol, `xs @ jnp.arange(symbols + 2)`, and has a tenth class that never occurs.)
 
     Inputs: `symbols` + 2 channels: blank, the symbols, the marker. Outputs: `symbols` + 1 classes: blank, the symbols.
     Scored: every step, T = delay + 2 S. Baseline: S ln(symbols)/T.

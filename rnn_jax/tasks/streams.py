@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from rnn_jax import cells, checks, initializers, losses, readout, unroll
-from rnn_jax.tasks.task import Batch, Task, sampler, scored_from, scored_last
+from rnn_jax.tasks.structure import sampler, scored_from, scored_last
+from rnn_jax.tasks.task import Batch, Task
 
 
 def delayed_copy(length: int, delay: int) -> Task:
@@ -119,7 +120,7 @@ def probabilistic_add(length: int, *, lags: tuple[int, int] = (3, 8)) -> Task:
     >>> task = probabilistic_add(100)
     >>> f"{task.baseline:.6f} {ADD_FLOORS.first:.6f} {task.floor:.6f}"
     '0.661563 0.519167 0.454454'
-    >>> task.sample(jax.random.key(0), (32,)).targets.shape
+    >>> jax.jit(task.sample, static_argnums=1)(jax.random.key(0), (32,)).targets.shape
     (100, 32)
     """
     if not isinstance(lags, tuple | list) or len(lags) != 2:
@@ -239,7 +240,8 @@ def chaotic_teacher(
 
     with W_ij ~ N(0, gain²/N), v_i ~ N(0, drive²), u_i ~ N(0, 1/N) drawn once, from `seed`, and independent x_t = ±1.
     Such a network is chaotic beyond a gain that grows with the drive (Molgedey, Schuchhardt and Schuster 1992): as N
-    grows, its greatest Lyapunov exponent tends to ½ ln(gain² E tanh′(√q z)²), z ~ N(0, 1), q = gain² E tanh²(√q z) + drive².
+    grows, its greatest Lyapunov exponent tends to ½ ln(gain² E tanh′(√q z)²), z ~ N(0, 1), where
+    q = gain² E tanh²(√q z) + drive².
     With the defaults that is .30: whoever does not have the teacher's state exactly loses it within some tens of steps.
     So does a rounding error: later targets differ between float32 and float64, and between devices.
 
@@ -260,7 +262,8 @@ def chaotic_teacher(
       drive: > 0.
       seed: of the teacher.
 
-    >>> batch = chaotic_teacher(50, units=16).sample(jax.random.key(0), (4,))
+    >>> draw = jax.jit(chaotic_teacher(50, units=16).sample, static_argnums=1)
+    >>> batch = draw(jax.random.key(0), (4,))
     >>> batch.xs.shape, batch.targets.shape
     ((50, 4, 1), (50, 4))
     """
