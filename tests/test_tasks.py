@@ -102,6 +102,7 @@ def permutation(task, batch):
     assert x[0].max() == 1
     assert x[1:].min() == 2
     np.testing.assert_array_equal(batch.targets[-1], x[0])
+    assert task.lag == task.length - 1
 
 
 def adding(task, batch, *, scale):
@@ -169,6 +170,7 @@ def parity(task, batch):
     x = batch.xs[..., 0]
     assert set(np.unique(x)) == {-1, 1}
     np.testing.assert_array_equal(batch.targets[-1], (x == 1).sum(0) % 2)
+    assert task.lag == task.length - 1
 
 
 def flip_flop(task, batch):
@@ -178,23 +180,26 @@ def flip_flop(task, batch):
         held[x != 0] = x[x != 0]
         np.testing.assert_array_equal(y, held)
     assert np.abs(batch.targets).min() == 1
+    assert task.lag == task.length - 1
 
 
 def teacher(task, batch):
     """In float64; a label is not compared where u·h is so small that rounding, grown by chaos, can turn its sign."""
     x = batch.xs[..., 0]
     assert set(np.unique(x)) == {-1, 1}
+    x, labels = x[:, :2000], batch.targets[:, :2000]
     cell, u = network(units=16, gain=3.0, drive=0.5, seed=7, dtype=batch.xs.dtype)
     h = np.zeros((x.shape[1], 16))
     amplified = 1e6 * np.finfo(batch.xs.dtype).eps
     compared = 0
-    for x_t, y_t in zip(x, batch.targets, strict=True):
+    for x_t, y_t in zip(x, labels, strict=True):
         h = np.tanh(h @ cell.w_hh.T + x_t[:, None] * cell.w_xh[:, 0])
         said = h @ u
         clear = np.abs(said) > amplified
         np.testing.assert_array_equal(y_t[clear], said[clear] > 0)
         compared += clear.mean() / len(x)
     assert compared > 0.8
+    assert task.lag == task.length - 1
 
 
 def network(*, units, gain, drive, seed, dtype="float32"):
@@ -348,10 +353,8 @@ def test_the_best_constants_cost_the_baseline(name):
     loss = per_sequence(task, batch, best_constants(task, batch))
     assert_expected(loss, task.baseline, free=task.output_size)
     assert task.floor < task.baseline
-    assert (
-        abs(loss.mean() - 1.1 * task.baseline)
-        > 5 * loss.std() / np.sqrt(SAMPLE) + 5 * task.output_size / SAMPLE
-    )
+    with pytest.raises(AssertionError):  # the sample would show a baseline that is a tenth too high
+        assert_expected(loss, 1.1 * task.baseline, free=task.output_size)
 
 
 @pytest.mark.parametrize(
@@ -380,7 +383,7 @@ def test_mean_squared_errors_of_chance_are_twice_the_baseline(task, published):
     assert abs(2 * task.baseline - published) < 1e-15
 
 
-@pytest.mark.parametrize("name", ["copy-arjovsky", "adding-arjovsky", "flip-flop"])
+@pytest.mark.parametrize("name", ["copy-arjovsky", "flip-flop"])
 def test_the_baseline_is_in_the_units_of_the_masked_mean(name):
     task, batch = TASKS[name], sample(TASKS[name])
     constants = best_constants(task, batch)
@@ -507,6 +510,12 @@ def test_chance_has_the_published_error_rate_in_temporal_order():
         task, batch = TASKS[name], jax.tree.map(lambda a: a[:, :2000], sample(TASKS[name]))
         constant = np.broadcast_to(np.eye(task.output_size)[1], (*batch.weights.shape, task.output_size))
         assert_frequency(tasks.wrong(task, jnp.asarray(constant), batch).mean(), rate, 2000)
+
+
+def test_the_constant_between_two_values_is_wrong():
+    for name, between in (("flip-flop", 0.0), ("delayed-copy", 0.5), ("delayed-xor", 0.5)):
+        batch = jax.tree.map(lambda a: a[:, :2], sample(TASKS[name]))
+        assert tasks.wrong(TASKS[name], jnp.full(batch.targets.shape, between), batch).all()
 
 
 @pytest.mark.parametrize(("name", "tolerance"), [("adding-pascanu", 0.2), ("adding-hochreiter", 0.04)])

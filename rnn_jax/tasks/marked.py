@@ -5,7 +5,6 @@ whose ends are rounded down.
 """
 
 import math
-from fractions import Fraction
 
 import jax
 import jax.numpy as jnp
@@ -48,13 +47,11 @@ def adding(length: int, *, variant: str = "arjovsky") -> Task:
     True
     """
     choice("variant", variant, tuple(LEAST_LENGTHS))
-    length = _length(
-        length, LEAST_LENGTHS[variant], f"{variant!r}, which has a position for each mark from there on"
-    )
-    rare = Fraction(1, 10) + Fraction(9, 10) / max(length // 2 - 1, 1)
-    variance = {"arjovsky": Fraction(1, 6), "pascanu": Fraction(1, 24), "hochreiter": (2 - rare) / 48}[
-        variant
-    ]
+    length = _length(length, LEAST_LENGTHS[variant], repr(variant))
+    if variant == "hochreiter":
+        variance = (2 - (1 / 10 + 9 / 10 / (length // 2 - 1))) / 48
+    else:
+        variance = {"arjovsky": 1 / 6, "pascanu": 1 / 24}[variant]
     draws = {"arjovsky": _draw_sum, "pascanu": _draw_mean, "hochreiter": _draw_hochreiter}
     return Task(
         sample=sampler(draws[variant], length=length),
@@ -62,8 +59,8 @@ def adding(length: int, *, variant: str = "arjovsky") -> Task:
         input_size=2,
         output_size=1,
         length=length,
-        lag=length - (2 if variant == "hochreiter" else 1),  # there a first value that is marked is 0
-        baseline=float(variance / 2),
+        lag=length - (2 if variant == "hochreiter" else 1),  # there the first value is 0 if it is marked
+        baseline=variance / 2,
         tolerance=0.04 if variant == "hochreiter" else 0.2,
     )
 
@@ -101,6 +98,7 @@ def _marked(key, batch_shape, dtype, length, *intervals) -> tuple[jax.Array, ...
 
 
 def _value(values, mark):
+    """The value at the mark of each sequence, `(*B,)`."""
     return jnp.where(mark, values, 0).sum(0)
 
 
@@ -111,9 +109,10 @@ def _draw_hochreiter(key, batch_shape, dtype, *, length) -> Batch:
     q = jax.random.randint(key_q, batch_shape, 0, length // 2 - 1)
     q = q + (q >= p)  # one of the others
     at_p, at_q = at(length, p), at(length, q)
-    values = jnp.where(at_p & (at_p | at_q)[:1], 0, values)
-    marks = jnp.zeros_like(values).at[0].set(-1).at[-1].set(-1)
-    marks = jnp.where(at_p | at_q, 1, marks)
+    chosen = at_p | at_q
+    values = jnp.where(at_p & chosen[:1], 0, values)
+    ends = jnp.zeros_like(values).at[0].set(-1).at[-1].set(-1)
+    marks = jnp.where(chosen, 1, ends)
     target = 0.5 + (_value(values, at_p) + _value(values, at_q)) / 4
     return scored_last(jnp.stack([values, marks], -1), target[..., None])
 
@@ -133,7 +132,7 @@ def multiplication(length: int) -> Task:
     >>> f"{2 * multiplication(50).baseline:.4f}"
     '0.0486'
     """
-    length = _length(length, 10, "multiplication, which has a position for each mark from there on")
+    length = _length(length, 10, "multiplication")
     return Task(
         sample=sampler(_draw_product, length=length),
         loss=losses.SQUARED_ERROR,
@@ -171,8 +170,9 @@ def temporal_order(length: int, *, bits: int = 2) -> Task:
     >>> f"{task.baseline:.4f}"
     '2.0794'
     """
+    bits = checks.integer("bits", bits, 1)
     choice("bits", bits, tuple(STARTS))
-    length = _length(length, 10, "temporal_order, which has a position for each symbol from there on")
+    length = _length(length, 10, "temporal_order")
     return Task(
         sample=sampler(_draw_order, length=length, bits=bits),
         loss=losses.CROSS_ENTROPY,
@@ -197,8 +197,11 @@ def _draw_order(key, batch_shape, dtype, *, length, bits) -> Batch:
 
 
 def _length(value: int, least: int, what: str) -> int:
-    """The length as an integer; raise with the reason if it is below the least."""
+    """The length as an integer; raise if it is below the least that has a position in each interval."""
     length = checks.integer("length", value, 1)
     if length < least:
-        raise ValueError(f"length is {length}; expected at least {least} for {what}.")
+        raise ValueError(
+            f"length is {length}; expected at least {least} for {what}: in a shorter sequence an interval of positions "
+            "is empty."
+        )
     return length

@@ -50,7 +50,7 @@ class Task(NamedTuple):
       lag: the greatest distance in steps from a scored step to an input that its target depends on.
       baseline: the expected loss of a scored step for the best constants.
       floor: the least expected loss of a scored step.
-      tolerance: how far a value may be off and still count as right, see `wrong`; None for labels.
+      tolerance: a value that is off by less is right, see `wrong`; None for labels.
     """
 
     sample: Callable[..., Batch]
@@ -68,7 +68,7 @@ def wrong(task: Task, outputs: jax.Array, batch: Batch) -> jax.Array:
     """Which sequences are wrong: boolean `(*B,)`; their mean is the error rate that papers give.
 
     A sequence is wrong if any of its scored steps is: if another class has the largest output, if a value is off by
-    more than `task.tolerance`, or if an output is not a number.
+    `task.tolerance` or more, or if an output is not a number.
 
     Args:
       task: the task of the batch.
@@ -90,5 +90,5 @@ def wrong(task: Task, outputs: jax.Array, batch: Batch) -> jax.Array:
     if task.tolerance is None:
         right = (outputs.argmax(-1) == batch.targets) & jnp.isfinite(outputs).all(-1)
     else:
-        right = (jnp.abs(outputs - batch.targets) <= task.tolerance).all(-1)
+        right = (jnp.abs(outputs - batch.targets) < task.tolerance).all(-1)
     return (batch.weights & ~right).any(0)
