@@ -1,7 +1,7 @@
 """A task as data: batches drawn from a key, the loss to score them with, and what chance and perfection cost.
 
-The expected loss of a scored step is that of `losses.mean(task.loss.per_step(outputs, targets), weights)`. Two numbers
-bound what can be learned:
+What a scored step costs on average is `losses.mean(task.loss.per_step(outputs, targets), weights)`. Two numbers bound
+its expectation:
 
     baseline    inf over constants c_t of  E L(c_t, y_t): a predictor that knows the step, but sees no input
     floor       the least that any predictor of y_t from x_1 … x_t reaches; 0 unless targets are random given the inputs
@@ -48,8 +48,8 @@ class Task(NamedTuple):
       output_size: K, the number of classes or of values.
       length: T.
       lag: the greatest distance in steps from a scored step to an input that its target depends on.
-      baseline: the expected loss of a scored step for the best constants.
-      floor: the least expected loss of a scored step.
+      baseline: the expected loss of the best constants, on average over the scored steps.
+      floor: the least expected loss, likewise.
       tolerance: a value that is off by less is right, see `wrong`; None for labels.
     """
 
@@ -68,7 +68,7 @@ def wrong(task: Task, outputs: jax.Array, batch: Batch) -> jax.Array:
     """Which sequences are wrong: boolean `(*B,)`; their mean is the error rate that papers give.
 
     A sequence is wrong if any of its scored steps is: if another class has the largest output, if a value is off by
-    `task.tolerance` or more, or if an output is not a number.
+    `task.tolerance` or more, or if an output is not finite.
 
     Args:
       task: the task of the batch.
