@@ -12,5 +12,5 @@ An experiment is a module or package with a question as the first line of its do
 listed in `runner.Experiment`. To add one, write it and put its name below.
 """
 
-NAMES = ("digits", "laboratory")
+NAMES = ("digits", "laboratory", "copying")
 """What `python -m experiments list` shows, in this order."""

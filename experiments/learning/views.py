@@ -1,0 +1,103 @@
+"""What is shown of trainings on a task: learning curves, the gradient against lag, and a row a network."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from experiments import style
+from experiments.learning.training import AFTER, BEFORE, Learned
+from rnn_jax.tasks import Task
+
+LOWEST = -16
+"""Power of ten below which nothing of a gradient is left beside others in float64."""
+
+
+def figure(task: Task, learned: Mapping[str, Learned], chunk: int, unit: str) -> Figure:
+    """Held-out loss against updates, and the gradient of the last step against lag before and after training."""
+    with style.figure(10.2, 3.6) as figure:
+        axes = figure.subplots(1, 3)
+        for (name, training), line in zip(learned.items(), style.LINES, strict=False):
+            updates = chunk * np.arange(training.held_out.shape[1])
+            axes[0].plot(updates, training.held_out.mean(0), label=name, markevery=0.2, **line)
+            axes[0].fill_between(
+                updates, training.held_out.min(0), training.held_out.max(0), color=line["color"], alpha=0.15
+            )
+            for axis, when in ((axes[1], BEFORE), (axes[2], AFTER)):
+                reach = training.reach[when].mean(0) / np.log(10)
+                axis.plot(np.where(reach < LOWEST, np.nan, reach), markevery=0.2, **line)
+        axes[0].axhline(task.baseline, color="0.4", linestyle=":", label="without memory")
+        axes[0].set(
+            title="learning (range over seeds)", xlabel="updates", ylabel=f"held-out loss, {unit}", yscale="log"
+        )
+        for axis, when in ((axes[1], "before"), (axes[2], "after")):
+            axis.axvline(task.lag, color="0.4", linewidth=0.8, label="what is asked for" if when == "before" else None)
+            axis.set(
+                title=f"gradient, {when} training",
+                xlabel="lag $n$, steps back from the last",
+                ylabel=r"$\log_{10} \|\partial L_T / \partial h_{T-n}\|$, relative to $n = 0$",
+            )
+        handles = {}
+        for axis in axes:
+            for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+                handles.setdefault(label, handle)
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles))
+    return figure
+
+
+def rows(task: Task, learned: Mapping[str, Learned], chunk: int) -> list[str]:
+    """The head of the table and a row a network."""
+    layout = "{:20} {:>18} {:>10} {:>8} {:>12} {:>12}"
+    head = [
+        f"loss      held out, after training; without memory {task.baseline:.4f}",
+        "relative  the same over that without memory",
+        "wrong     share of held-out sequences with a mistake",
+        "solved    the first update with less than a tenth of the loss without memory, median over seeds",
+        f"reach     decades that the last step's gradient has lost at lag {task.lag}, before training",
+        "          means ± standard deviation over seeds",
+        "",
+        layout.format("", "loss", "relative", "wrong", "solved", "reach"),
+    ]
+    return head + [
+        layout.format(
+            name,
+            f"{training.held_out[:, -1].mean():.4f} ± {training.held_out[:, -1].std(ddof=1):.4f}",
+            f"{training.held_out[:, -1].mean() / task.baseline:.3f}",
+            f"{training.wrong[:, -1].mean():.2f}",
+            _solved(task, training, chunk),
+            f"{-reach_at_lag(task, training, BEFORE).mean():.1f}",
+        )
+        for name, training in learned.items()
+    ]
+
+
+def reach_at_lag(task: Task, training: Learned, when: int) -> np.ndarray:
+    """log₁₀ of what is left of the last step's gradient at the lag that the task asks for, `(R,)`."""
+    return training.reach[when][:, min(task.lag, task.length - 1)] / np.log(10)
+
+
+def _solved(task: Task, training: Learned, chunk: int) -> str:
+    below = training.held_out < 0.1 * task.baseline
+    first = np.where(below.any(1), chunk * below.argmax(1), np.inf)
+    median = np.median(first)
+    return f"{median:.0f}" if np.isfinite(median) else "never"
+
+
+def lines(learned: Mapping[str, Learned], chunk: int) -> Iterator[dict[str, Any]]:
+    """The metrics, one line a look at the held-out loss."""
+    for name, training in learned.items():
+        for seed, (held_out, wrong) in enumerate(zip(training.held_out, training.wrong, strict=True)):
+            for i, (loss, share) in enumerate(zip(held_out, wrong, strict=True)):
+                yield {
+                    "network": name,
+                    "seed": seed,
+                    "update": i * chunk,
+                    "held_out_loss": float(loss),
+                    "wrong": float(share),
+                }
+
+
+def relative(task: Task, training: Learned) -> Sequence[float]:
+    """The held-out loss after training over that without memory, one a seed."""
+    return training.held_out[:, -1] / task.baseline
