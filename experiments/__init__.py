@@ -7,10 +7,13 @@
     style       colours and lines that every figure shares
     digits      why a plain RNN forgets handwritten digits read pixel by pixel, and a gated one does not
     laboratory  where the gradient of a recurrent network comes from, and through which part of its state
+    copying     which network learns to say a list again after a delay
+    adding      which network learns to add two numbers that are far apart
+    learning    what those two share: training on a synthetic task, and what is shown of it
 
 An experiment is a module or package with a question as the first line of its docstring and the functions
 listed in `runner.Experiment`. To add one, write it and put its name below.
 """
 
-NAMES = ("digits", "laboratory", "copying")
+NAMES = ("digits", "laboratory", "copying", "adding")
 """What `python -m experiments list` shows, in this order."""

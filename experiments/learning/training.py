@@ -4,7 +4,7 @@ Gradients are those of the hand-written backward pass. Sequences are drawn on th
 that nothing can be learned by heart; those that are held out come from a key of their own and stay the same.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -81,6 +81,31 @@ class Learned(NamedTuple):
     reach: np.ndarray
 
 
+class Result(NamedTuple):
+    """Trainings by the name of the network."""
+
+    learned: dict[str, Learned]
+
+
+def train_all(
+    networks: Sequence[Network],
+    task: Task,
+    hidden_size: int,
+    schedule: Schedule,
+    key: jax.Array,
+    seeds: int,
+    progress: Callable,
+) -> Result:
+    """Every network from the same keys, and so on the same sequences; `progress` as in `runner.Experiment`."""
+    keys = jax.random.split(key, seeds)
+
+    def trained(network):
+        shown = lambda chunks: progress(chunks, network.name, schedule.chunk)
+        return train(network, task, hidden_size, schedule, keys, shown)
+
+    return Result({network.name: trained(network) for network in networks})
+
+
 def train(
     network: Network, task: Task, hidden_size: int, schedule: Schedule, keys: jax.Array, progress: Callable
 ) -> Learned:
@@ -115,7 +140,7 @@ class _Run(NamedTuple):
 
 @cache
 def _functions(cell: Cell, task: Task, schedule: Schedule) -> tuple[Callable, ...]:
-    """`start`, `advance` (by a chunk), `look` (held-out loss and mistakes) and `reach`, jitted, for all seeds at once."""
+    """`start`, `advance` by a chunk, `look` at held-out loss and mistakes, and `reach`: jitted, for all seeds."""
     optimiser = optax.chain(
         optax.clip_by_global_norm(schedule.clip_norm), schedule.optimiser(schedule.learning_rate)
     )

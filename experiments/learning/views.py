@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments import style
+from experiments import style, verdicts
 from experiments.learning.training import AFTER, BEFORE, Learned
+from experiments.verdicts import Verdict
 from rnn_jax.tasks import Task
 
 LOWEST = -16
@@ -29,10 +30,15 @@ def figure(task: Task, learned: Mapping[str, Learned], chunk: int, unit: str) ->
                 axis.plot(np.where(reach < LOWEST, np.nan, reach), markevery=0.2, **line)
         axes[0].axhline(task.baseline, color="0.4", linestyle=":", label="without memory")
         axes[0].set(
-            title="learning (range over seeds)", xlabel="updates", ylabel=f"held-out loss, {unit}", yscale="log"
+            title="learning (range over seeds)",
+            xlabel="updates",
+            ylabel=f"held-out loss, {unit}",
+            yscale="log",
         )
         for axis, when in ((axes[1], "before"), (axes[2], "after")):
-            axis.axvline(task.lag, color="0.4", linewidth=0.8, label="what is asked for" if when == "before" else None)
+            axis.axvline(
+                task.lag, color="0.4", linewidth=0.8, label="what is asked for" if when == "before" else None
+            )
             axis.set(
                 title=f"gradient, {when} training",
                 xlabel="lag $n$, steps back from the last",
@@ -46,7 +52,12 @@ def figure(task: Task, learned: Mapping[str, Learned], chunk: int, unit: str) ->
     return figure
 
 
-def rows(task: Task, learned: Mapping[str, Learned], chunk: int) -> list[str]:
+def table(task: Task, learned: Mapping[str, Learned], chunk: int, judged: list[Verdict]) -> str:
+    """A row a network, and the verdicts: at most 100 columns."""
+    return "\n".join(["", *_rows(task, learned, chunk), "", *verdicts.lines(judged)])
+
+
+def _rows(task: Task, learned: Mapping[str, Learned], chunk: int) -> list[str]:
     """The head of the table and a row a network."""
     layout = "{:20} {:>18} {:>10} {:>8} {:>12} {:>12}"
     head = [
