@@ -42,19 +42,8 @@ def copy_memory(delay: int, *, symbols: int = 8, positions: int = 10, variant: s
     [5 8 1 0 0 0 9 0 0 0] [0 0 0 0 0 0 0 5 8 1]
     """
     delay = checks.integer("delay", delay, 1)
-    symbols = checks.integer("symbols", symbols, 2)
-    positions = checks.integer("positions", positions, 1)
     choice("variant", variant, COPY_VARIANTS)
-    length = delay + 2 * positions
-    return Task(
-        sample=sampler(_draw_copy, delay=delay, symbols=symbols, positions=positions, variant=variant),
-        loss=losses.CROSS_ENTROPY,
-        input_size=symbols + 2,
-        output_size=symbols + 1,
-        length=length,
-        lag=positions + delay,
-        baseline=positions * math.log(symbols) / length,
-    )
+    return _recall(_draw_copy, delay, symbols, positions, variant=variant)
 
 
 def _draw_copy(key, batch_shape, dtype, *, delay, symbols, positions, variant) -> Batch:
@@ -92,11 +81,16 @@ def memorization(delay: int, *, symbols: int = 5, positions: int = 10) -> Task:
     [4 0 2 5 5 5 5 6 5 5] [5 5 5 5 5 5 5 4 0 2]
     """
     delay = checks.integer("delay", delay, 0)
+    return _recall(_draw_memorization, delay, symbols, positions)
+
+
+def _recall(draw, delay: int, symbols: int, positions: int, **settings: str) -> Task:
+    """A task in which S symbols are said again S + delay steps later, and nothing else."""
     symbols = checks.integer("symbols", symbols, 2)
     positions = checks.integer("positions", positions, 1)
     length = delay + 2 * positions
     return Task(
-        sample=sampler(_draw_memorization, delay=delay, symbols=symbols, positions=positions),
+        sample=sampler(draw, delay=delay, symbols=symbols, positions=positions, **settings),
         loss=losses.CROSS_ENTROPY,
         input_size=symbols + 2,
         output_size=symbols + 1,
