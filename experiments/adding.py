@@ -25,8 +25,12 @@ IDENTITY, TANH, LSTM = "ReLU, identity", "tanh, Gaussian", "LSTM"
 class Config(learning.Config):
     """Settings of the adding experiment; every field can be given on the command line."""
 
+    seeds: int = 4
+    """Independent runs of each network; the intervals are over these."""
     hidden_size: int = 64
     """N, hidden units of every network."""
+    updates: int = 2000
+    """Optimiser updates of each run."""
     length: int = 100
     """T: one marked value is in the first half, one in the second."""
 

@@ -11,6 +11,9 @@ from experiments.learning.training import AFTER, BEFORE, Learned
 from experiments.verdicts import Verdict
 from rnn_jax.tasks import Task
 
+_LOOKS = (style.LINES[4], style.LINES[2], style.LINES[1])
+"""Of the networks, in order: colours that are far apart."""
+
 LOWEST = -16
 """Power of ten below which nothing of a gradient is left beside others in float64."""
 
@@ -19,7 +22,8 @@ def figure(task: Task, learned: Mapping[str, Learned], chunk: int, unit: str) ->
     """Held-out loss against updates, and the gradient of the last step against lag before and after training."""
     with style.figure(10.2, 3.6) as figure:
         axes = figure.subplots(1, 3)
-        for (name, training), line in zip(learned.items(), style.LINES, strict=False):
+        axes[2].sharey(axes[1])
+        for (name, training), line in zip(learned.items(), _LOOKS, strict=False):
             updates = chunk * np.arange(training.held_out.shape[1])
             axes[0].plot(updates, training.held_out.mean(0), label=name, markevery=0.2, **line)
             axes[0].fill_between(
@@ -36,9 +40,7 @@ def figure(task: Task, learned: Mapping[str, Learned], chunk: int, unit: str) ->
             yscale="log",
         )
         for axis, when in ((axes[1], "before"), (axes[2], "after")):
-            axis.axvline(
-                task.lag, color="0.4", linewidth=0.8, label="what is asked for" if when == "before" else None
-            )
+            axis.axvline(task.lag, color="0.4", linewidth=0.8, label="lag that the task asks for")
             axis.set(
                 title=f"gradient, {when} training",
                 xlabel="lag $n$, steps back from the last",
