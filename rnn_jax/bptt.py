@@ -89,7 +89,7 @@ def bptt(
     >>> cell = cells.elman(cells.identity)
     >>> params = cells.ElmanParams(w_hh=jnp.array([[0.5]]), w_xh=jnp.array([[1.0]]), b_h=jnp.zeros(1))
     >>> xs, last = jnp.ones((4, 1)), jnp.zeros((4, 1)).at[-1].set(1.0)
-    >>> bptt(cell, params, jnp.zeros(1), xs, last).deltas.T  # 0.5 to the power of the lag
+    >>> jax.jit(bptt, static_argnums=0)(cell, params, jnp.zeros(1), xs, last).deltas.T  # 0.5 to the power of the lag
     Array([[0.125, 0.25 , 0.5  , 1.   ]], dtype=float32)
     """
     params, state, xs, lengths = unrolling.arguments(params, state, xs, lengths)
@@ -163,7 +163,8 @@ def loss_gradients(
     >>> params = cell.init(jax.random.key(0), 3, 8)
     >>> out = readout.init(jax.random.key(1), 8, 2)
     >>> h_0 = cell.initial_state(params, (5,))
-    >>> g = loss_gradients(cell, params, out, h_0, jnp.ones((7, 5, 3)), jnp.zeros((7, 5), int))
+    >>> run = jax.jit(loss_gradients, static_argnums=0)
+    >>> g = run(cell, params, out, h_0, jnp.ones((7, 5, 3)), jnp.zeros((7, 5), int))
     >>> g.readout.w_hy.shape, g.deltas.shape
     ((2, 8), (7, 5, 8))
     """
@@ -212,7 +213,8 @@ def unroll(
     >>> cell = cells.lstm()
     >>> params = cell.init(jax.random.key(0), 3, 8)
     >>> h_0, xs = cell.initial_state(params), jnp.ones((5, 3))
-    >>> grads = jax.grad(lambda p: (unroll(cell, p, h_0, xs).h ** 2).sum())(params)
+    >>> loss = lambda p: (unroll(cell, p, h_0, xs).h ** 2).sum()
+    >>> grads = jax.jit(jax.grad(loss))(params)
     >>> grads.w_hh.shape
     (4, 8, 8)
     """

@@ -67,7 +67,7 @@ def multiply(matrix: jax.Array, exponent: jax.Array, error: jax.Array, rows: Row
       error: the absolute error of each entry of M in and above the diagonal.
       rows: diag(2^e) U.
 
-    >>> multiply(2.0 * jnp.eye(2), jnp.array(3), jnp.array(0.0), rows_of(jnp.eye(2))).exponent
+    >>> jax.jit(multiply)(2.0 * jnp.eye(2), jnp.array(3), jnp.array(0.0), rows_of(jnp.eye(2))).exponent
     Array([5, 5], dtype=int32)
     """
     reached = jnp.where(jnp.triu(jnp.ones_like(matrix)) > 0, rows.exponent[None, :], _ABSENT)

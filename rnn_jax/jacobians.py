@@ -42,7 +42,8 @@ def state_jacobians(step: Cell | Step, params: PyTree, state: PyTree, xs: PyTree
     >>> from rnn_jax import cells
     >>> cell = cells.elman()
     >>> params = cell.init(jax.random.key(0), 3, 8)
-    >>> state_jacobians(cell, params, cell.initial_state(params), jnp.ones((5, 3))).shape
+    >>> run = jax.jit(state_jacobians, static_argnums=0)
+    >>> run(cell, params, cell.initial_state(params), jnp.ones((5, 3))).shape
     (5, 8, 8)
     """
     return _along_trajectory(jax.jacfwd, 1, step, params, state, xs)
@@ -54,7 +55,8 @@ def input_jacobians(step: Cell | Step, params: PyTree, state: PyTree, xs: jax.Ar
     >>> from rnn_jax import cells
     >>> cell = cells.lstm()
     >>> params = cell.init(jax.random.key(0), 3, 8)
-    >>> input_jacobians(cell, params, cell.initial_state(params), jnp.ones((5, 3))).shape
+    >>> run = jax.jit(input_jacobians, static_argnums=0)
+    >>> run(cell, params, cell.initial_state(params), jnp.ones((5, 3))).shape
     (5, 16, 3)
     """
     return _along_trajectory(jax.jacfwd, 2, step, params, state, xs)
@@ -70,7 +72,8 @@ def parameter_jacobians(step: Cell | Step, params: PyTree, state: PyTree, xs: Py
     >>> from rnn_jax import cells
     >>> cell = cells.gru()
     >>> params = cell.init(jax.random.key(0), 3, 8)
-    >>> parameter_jacobians(cell, params, cell.initial_state(params), jnp.ones((5, 3))).w_hh.shape
+    >>> run = jax.jit(parameter_jacobians, static_argnums=0)
+    >>> run(cell, params, cell.initial_state(params), jnp.ones((5, 3))).w_hh.shape
     (5, 8, 3, 8, 8)
     """
     return _along_trajectory(jax.jacfwd, 0, step, params, state, xs)
@@ -197,7 +200,8 @@ def structured(cell: Cell, params: PyTree, state: PyTree, xs: jax.Array) -> jax.
     >>> from rnn_jax import cells
     >>> cell = cells.lstm()
     >>> params = cell.init(jax.random.key(0), 3, 8)
-    >>> structured(cell, params, cell.initial_state(params), jnp.ones((5, 3))).shape
+    >>> run = jax.jit(structured, static_argnums=0)
+    >>> run(cell, params, cell.initial_state(params), jnp.ones((5, 3))).shape
     (5, 16, 16)
     """
     _require_structure(cell)

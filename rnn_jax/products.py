@@ -139,7 +139,7 @@ def prefix(jacobians: jax.Array, *, associative: bool = False) -> Scaled:
     Raises:
       ValueError: not a stack of square matrices, or NaN or infinity in a concrete one.
 
-    >>> prefix(jnp.full((3, 1, 1), 0.5))  # the mantissa is ½: ½ⁿ = ½ · 2^(1 − n)
+    >>> jax.jit(prefix)(jnp.full((3, 1, 1), 0.5))  # the mantissa is ½: ½ⁿ = ½ · 2^(1 − n)
     matrices mantissa · 2^exponent, mantissa float32[4, 1, 1]
     entry  exponent  ln Frobenius norm
         0         1                  0
@@ -159,7 +159,7 @@ def suffix(jacobians: jax.Array, *, associative: bool = False) -> Scaled:
     Returns:
       T + 1 scaled matrices; entry n is ∂h_T/∂h_{T−n}, entry 0 the identity.
 
-    >>> suffix(jnp.stack([jnp.eye(2), 4 * jnp.eye(2)])).exponent
+    >>> jax.jit(suffix)(jnp.stack([jnp.eye(2), 4 * jnp.eye(2)])).exponent
     Array([1, 3, 3], dtype=int32)
     """
     return last_factors(rescale(check_stack(jacobians)), associative)
@@ -181,7 +181,8 @@ def by_lag(jacobians: jax.Array, lag: int) -> Scaled:
     Raises:
       ValueError: as `prefix`, or a lag out of range.
 
-    >>> by_lag(jnp.array([2.0, 1.0, 4.0]).reshape(3, 1, 1), 2).exponent  # 2 · 1, 1 · 4; mantissa ½
+    >>> run = jax.jit(by_lag, static_argnums=1)
+    >>> run(jnp.array([2.0, 1.0, 4.0]).reshape(3, 1, 1), 2).exponent  # 2 · 1, 1 · 4; mantissa ½
     Array([2, 3], dtype=int32)
     """
     jacobians = check_stack(jacobians)
@@ -236,7 +237,8 @@ def log_norms(jacobians: jax.Array, ord: int | str = 2, *, associative: bool = F
     Raises:
       ValueError: as `prefix`, or an unknown `ord`.
 
-    >>> round(float(log_norms(jnp.broadcast_to(0.5 * jnp.eye(3), (1000, 3, 3)))[-1] / jnp.log(0.5)), 3)
+    >>> halvings = jnp.broadcast_to(0.5 * jnp.eye(3), (1000, 3, 3))
+    >>> round(float(jax.jit(log_norms)(halvings)[-1] / jnp.log(0.5)), 3)
     1000.0
     """
     check_ord(ord)

@@ -132,7 +132,8 @@ def by_lag(
     Raises:
       ValueError: as `prefix`; a lag out of range.
 
-    >>> by_lag(lambda p, s, x: 2.0 * s, None, jnp.zeros(3), jnp.zeros((8, 1)), 5) / jnp.log(2.0)
+    >>> run = jax.jit(by_lag, static_argnums=(0, 4))
+    >>> run(lambda p, s, x: 2.0 * s, None, jnp.zeros(3), jnp.zeros((8, 1)), 5) / jnp.log(2.0)
     Array([5., 5., 5., 5.], dtype=float32)
     """
     params, state, xs, _ = _arguments(step, params, state, xs, ord, 1)
