@@ -30,7 +30,7 @@ class Config(learning.TaskConfig):
     """Independent runs of each network; the intervals are over these."""
     hidden_size: int = 64
     """N, hidden units of every network."""
-    updates: int = 2000
+    updates: int = 1600
     """Optimiser updates of each run."""
     length: int = 100
     """T: one marked value is in the first half, one in the second."""

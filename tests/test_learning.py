@@ -44,7 +44,7 @@ def learned(held_out, decades, steps):
         curves = -np.log(10) * decades[network] * np.linspace(0, 1, steps)
         return Learned(
             loss=np.ones((3, 4)),
-            looks=Look(np.stack([[1.0, value] for value in held_out[network]]), np.zeros((3, 2))),
+            looks=Look(np.stack([[1.0, *[value] * 4, 1.0] for value in held_out[network]]), np.zeros((3, 6))),
             measured=np.broadcast_to(curves, (2, 3, steps)),
         )
 

@@ -1,6 +1,6 @@
 """What is shown of trainings on a task: learning curves, the gradient against lag, and a row a network."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -67,7 +67,7 @@ def _rows(task: Task, learned: Mapping[str, Learned], chunk: int) -> list[str]:
     """The head of the table and a row a network."""
     layout = "{:20} {:>18} {:>10} {:>8} {:>12} {:>12}"
     head = [
-        f"loss      held out, after training; without memory {task.baseline:.4f}",
+        f"loss      held out, median over the last {LAST} looks; without memory {task.baseline:.4f}",
         "relative  the same over that without memory",
         "wrong     share of held-out sequences with a mistake",
         "solved    the first update with less than a tenth of the loss without memory, median over seeds",
@@ -79,8 +79,8 @@ def _rows(task: Task, learned: Mapping[str, Learned], chunk: int) -> list[str]:
     return head + [
         layout.format(
             name,
-            f"{training.looks.loss[:, -1].mean():.4f} ± {training.looks.loss[:, -1].std(ddof=1):.4f}",
-            f"{training.looks.loss[:, -1].mean() / task.baseline:.3f}",
+            _spread(task.baseline * relative(task, training)),
+            f"{relative(task, training).mean():.3f}",
             f"{training.looks.wrong[:, -1].mean():.2f}",
             _solved(task, training, chunk),
             f"{-reach_at_lag(task, training, BEFORE).mean():.1f}",
@@ -92,6 +92,11 @@ def _rows(task: Task, learned: Mapping[str, Learned], chunk: int) -> list[str]:
 def reach_at_lag(task: Task, training: Learned, when: int) -> np.ndarray:
     """log₁₀ of what is left of the last step's gradient at the lag that the task asks for, `(R,)`."""
     return training.measured[when][:, min(task.lag, task.length - 1)] / np.log(10)
+
+
+def _spread(samples: np.ndarray) -> str:
+    """Mean ± standard deviation."""
+    return f"{samples.mean():.4f} ± {samples.std(ddof=1):.4f}"
 
 
 def _solved(task: Task, training: Learned, chunk: int) -> str:
@@ -115,6 +120,10 @@ def lines(learned: Mapping[str, Learned], chunk: int) -> Iterator[dict[str, Any]
                 }
 
 
-def relative(task: Task, training: Learned) -> Sequence[float]:
-    """The held-out loss after training over that without memory, one a seed."""
-    return training.looks.loss[:, -1] / task.baseline
+LAST = 5
+"""Looks that count as after training: the loss at a single one of them jumps."""
+
+
+def relative(task: Task, training: Learned) -> np.ndarray:
+    """The held-out loss after training, median over the last looks, over that without memory, `(R,)`."""
+    return np.median(training.looks.loss[:, -LAST:], axis=1) / task.baseline
