@@ -109,7 +109,12 @@ def test_the_loss_and_the_reach_are_those_of_a_python_loop_and_jax_grad(started)
         (_, mean), gradient = jax.value_and_grad(last_loss, has_aux=True)(shifts)
         network = partial(training.outputs, cell, unroll.unroll, (params, out))
         loss = problems.of_task(task, 4, 4).loss(network, batch)
-        return mean, gradient, loss, problems.gradient_reach(cell, task, (params, out), batch)
+        return (
+            mean,
+            gradient,
+            loss,
+            problems.gradient_reach(cell, task.loss, (params, out), batch.xs, batch.targets),
+        )
 
     mean, gradient, loss, reach = both(np.zeros((T, 4, 5)))
     np.testing.assert_allclose(loss, mean, rtol=1e-12)
@@ -155,7 +160,9 @@ def test_a_network_that_is_orthogonal_and_linear_keeps_its_gradient(float64):
     )
     batch = jax.jit(task.sample, static_argnums=1)(jax.random.key(1), (2,))
     params = jax.tree.map(lambda leaf: leaf.astype(float), params)
-    reach = jax.jit(partial(problems.gradient_reach, network.cell, task))(params, batch)
+    reach = jax.jit(partial(problems.gradient_reach, network.cell, task.loss))(
+        params, batch.xs, batch.targets
+    )
     np.testing.assert_allclose(reach, 0, atol=1e-5)  # orthogonal to float32
     kept = Learned(loss=None, looks=None, measured=np.stack([reach[None]] * 2))
     for when in (BEFORE, AFTER):

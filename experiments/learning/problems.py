@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from experiments.learning.training import Problem
 from rnn_jax import bptt, losses
-from rnn_jax.tasks import Batch, Task, wrong
+from rnn_jax.tasks import Task, wrong
 from rnn_jax.types import Cell, PyTree
 
 
@@ -37,7 +37,8 @@ def of_task(task: Task, batch_size: int, held_out: int) -> Problem:
         return Look(loss(network, batch), mistakes.mean(dtype=jnp.float32))
 
     def measure(cell, params, key):
-        return gradient_reach(cell, task, params, task.sample(key, (held_out,), jnp.float64))
+        batch = task.sample(key, (held_out,), jnp.float64)
+        return gradient_reach(cell, task.loss, params, batch.xs, batch.targets)
 
     return Problem(
         input_size=task.input_size,
@@ -49,19 +50,21 @@ def of_task(task: Task, batch_size: int, held_out: int) -> Problem:
     )
 
 
-def gradient_reach(cell: Cell, task: Task, params: PyTree, batch: Batch) -> jax.Array:
+def gradient_reach(
+    cell: Cell, loss: losses.Loss, params: PyTree, xs: jax.Array, targets: jax.Array
+) -> jax.Array:
     """ln ‖∂L_T/∂h_{T−n}‖ − ln ‖∂L_T/∂h_T‖ for n = 0 … T − 1, mean over sequences, `(T,)`."""
     cell_params, readout_params = params
-    sequences = batch.xs.shape[1:-1]
+    steps, sequences = xs.shape[0], xs.shape[1:-1]
     gradients = bptt.loss_gradients(
         cell,
         cell_params,
         readout_params,
         cell.initial_state(cell_params, sequences),
-        batch.xs,
-        batch.targets,
-        loss=task.loss,
-        weights=losses.last_step(task.length, jnp.full(sequences, task.length)),
+        xs,
+        targets,
+        loss=loss,
+        weights=losses.last_step(steps, jnp.full(sequences, steps)),
     )
     norms = jnp.log(jnp.linalg.norm(cell.emit(gradients.deltas), axis=-1))[::-1]
     return (norms - norms[:1]).mean(1)

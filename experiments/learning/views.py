@@ -11,9 +11,6 @@ from experiments.learning.training import AFTER, BEFORE, Learned
 from experiments.verdicts import Verdict
 from rnn_jax.tasks import Task
 
-_LOOKS = (style.LINES[4], style.LINES[2], style.LINES[1])
-"""Of the networks, in order: colours that are far apart."""
-
 LOWEST = -16
 """Power of ten below which nothing of a gradient is left beside others in float64."""
 
@@ -23,7 +20,7 @@ def figure(task: Task, learned: Mapping[str, Learned], chunk: int, unit: str) ->
     with style.figure(10.2, 3.6) as figure:
         axes = figure.subplots(1, 3)
         axes[2].sharey(axes[1])
-        for (name, training), line in zip(learned.items(), _LOOKS, strict=False):
+        for (name, training), line in zip(learned.items(), style.FEW, strict=False):
             updates = chunk * np.arange(training.looks.loss.shape[1])
             axes[0].plot(updates, training.looks.loss.mean(0), label=name, markevery=0.2, **line)
             axes[0].fill_between(
