@@ -21,6 +21,7 @@ The file list is the table of contents. Import the modules: `from rnn_jax import
     decay         curves of log-norms against lag: their rate, the effective horizon
     recording     a measurement every so many updates of a training
     tasks         what a network is put to: copying, adding, flip-flops, …, drawn from a key, with exact chance levels
+    datasets      real sequences, from installed packages or from the standard files
     plotting      results drawn on an axis of yours
     drawing       what its pictures are made of
     tables        results as text
