@@ -9,11 +9,12 @@
     laboratory  where the gradient of a recurrent network comes from, and through which part of its state
     copying     which network learns to say a list again after a delay
     adding      which network learns to add two numbers that are far apart
-    learning    what those two share: training on a synthetic task, and what is shown of it
+    chorales    what a recurrent network knows of the next chord of a chorale
+    learning    what those three share: training, looks at a network, the reach of its gradient
 
 An experiment is a module or package with a question as the first line of its docstring and the functions
 listed in `runner.Experiment`. To add one, write it and put its name below.
 """
 
-NAMES = ("digits", "laboratory", "copying", "adding")
+NAMES = ("digits", "laboratory", "copying", "adding", "chorales")
 """What `python -m experiments list` shows, in this order."""

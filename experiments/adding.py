@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from experiments import common, learning
 from experiments.learning import views
+from experiments.learning.problems import of_task
 from experiments.learning.training import Network, Result, train_all
 from experiments.verdicts import Verdict, interval, is_above, is_below, judge
 from rnn_jax import cells, initializers, tasks
@@ -22,14 +23,14 @@ IDENTITY, TANH, LSTM = "ReLU, identity", "tanh, Gaussian", "LSTM"
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(learning.Config):
+class Config(learning.TaskConfig):
     """Settings of the adding experiment; every field can be given on the command line."""
 
     seeds: int = 4
     """Independent runs of each network; the intervals are over these."""
     hidden_size: int = 64
     """N, hidden units of every network."""
-    updates: int = 2000
+    updates: int = 1600
     """Optimiser updates of each run."""
     length: int = 100
     """T: one marked value is in the first half, one in the second."""
@@ -69,15 +70,8 @@ def task_of(config: Config) -> tasks.Task:
 def run(config: Config, key: jax.Array, progress: Callable) -> Result:
     """All networks, on the same sequences."""
     common.require_float64("adding")
-    return train_all(
-        NETWORKS,
-        task_of(config),
-        config.hidden_size,
-        config.schedule(optax.adam),
-        key,
-        config.seeds,
-        progress,
-    )
+    problem = of_task(task_of(config), config.batch_size, config.held_out)
+    return train_all(NETWORKS, problem, config.schedule(optax.adam), key, config.seeds, progress)
 
 
 def metrics(config: Config, result: Result) -> Iterable[Mapping[str, Any]]:

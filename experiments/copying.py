@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from experiments import common, learning
 from experiments.learning import views
+from experiments.learning.problems import of_task
 from experiments.learning.training import BEFORE, Network, Result, train_all
 from experiments.verdicts import Verdict, interval, is_above, is_below, judge
 from rnn_jax import cells, initializers, tasks
@@ -24,7 +25,7 @@ ORTHOGONAL, GAUSSIAN = "linear, orthogonal", "tanh, Gaussian"
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(learning.Config):
+class Config(learning.TaskConfig):
     """Settings of the copying experiment; every field can be given on the command line."""
 
     learning_rate: float = 3e-4
@@ -68,15 +69,8 @@ def task_of(config: Config) -> tasks.Task:
 def run(config: Config, key: jax.Array, progress: Callable) -> Result:
     """Both networks, on the same sequences."""
     common.require_float64("copying")
-    return train_all(
-        NETWORKS,
-        task_of(config),
-        config.hidden_size,
-        config.schedule(optax.rmsprop),
-        key,
-        config.seeds,
-        progress,
-    )
+    problem = of_task(task_of(config), config.batch_size, config.held_out)
+    return train_all(NETWORKS, problem, config.schedule(optax.rmsprop), key, config.seeds, progress)
 
 
 def metrics(config: Config, result: Result) -> Iterable[Mapping[str, Any]]:

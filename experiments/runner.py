@@ -68,7 +68,7 @@ def main(arguments: Sequence[str]) -> int:
             print("\n".join(f"{name:10} {question(find(name))}" for name in experiments.NAMES))
         else:
             execute(options.name, options.preset, options.results, overrides)
-    except ValueError as error:
+    except (ValueError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

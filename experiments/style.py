@@ -14,6 +14,9 @@ from rnn_jax import plotting
 LINES = plotting.LINES
 """One for each network, in order."""
 
+FEW = (LINES[4], LINES[2], LINES[1])
+"""For up to three networks: colours that are far apart."""
+
 
 @contextmanager
 def figure(width: float, height: float) -> Iterator[Figure]:

@@ -1,6 +1,7 @@
 """Losses of the note, L = Σ_t w_t L_t, their derivatives by hand, and the weights that mask them.
 
     cross-entropy     L_t = −ln softmax(o_t)[y_t]       ∂L_t/∂o_t = softmax(o_t) − onehot(y_t) = ŷ_t − y_t
+    of K binary ones  L_t = −Σ_k ln |σ(o_t) + y_t − 1|  ∂L_t/∂o_t = σ(o_t) − y_t               = ŷ_t − y_t
     squared error     L_t = ½ ‖o_t − y_t‖²              ∂L_t/∂o_t = o_t − y_t                  = ŷ_t − y_t
 
 The losses are optax's; the derivatives are ours, so that backpropagation through time can be written without
@@ -83,8 +84,38 @@ def squared_error_derivative(outputs: jax.Array, targets: jax.Array) -> jax.Arra
     return outputs - targets
 
 
+def binary_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """L_t = −Σ_k y_t,k ln σ(o_t,k) + (1 − y_t,k) ln σ(−o_t,k), in nats, summed over the K outputs.
+
+    Args:
+      logits: o_t, `(T, *B, K)`.
+      targets: y_t, 0 or 1 or a probability between, in the dtype of the logits, `(T, *B, K)`.
+
+    Returns:
+      L_t, `(T, *B)`.
+
+    >>> binary_cross_entropy(jnp.zeros((1, 2)), jnp.array([[0.0, 1.0]]))
+    Array([1.3862944], dtype=float32)
+    """
+    _same_shape(logits, targets)
+    return optax.losses.sigmoid_binary_cross_entropy(logits, targets).sum(-1)
+
+
+def binary_cross_entropy_derivative(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """∂L_t/∂o_t = ŷ_t − y_t, with ŷ_t = σ(o_t), `(T, *B, K)`.
+
+    >>> binary_cross_entropy_derivative(jnp.zeros((1, 2)), jnp.array([[0.0, 1.0]]))
+    Array([[ 0.5, -0.5]], dtype=float32)
+    """
+    _same_shape(logits, targets)
+    return jax.nn.sigmoid(logits) - targets
+
+
 CROSS_ENTROPY = Loss(per_step=cross_entropy, derivative=cross_entropy_derivative)
 """Softmax outputs and integer labels."""
+
+BINARY_CROSS_ENTROPY = Loss(per_step=binary_cross_entropy, derivative=binary_cross_entropy_derivative)
+"""Independent sigmoid outputs and targets of 0 and 1."""
 
 SQUARED_ERROR = Loss(per_step=squared_error, derivative=squared_error_derivative)
 """Linear outputs and real targets."""

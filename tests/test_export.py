@@ -173,6 +173,8 @@ CASES = {
     "readout.pullback": (readout.pullback, (OUT, STATES, jnp.ones((12, 2, 4)))),
     "losses.cross_entropy": (losses.cross_entropy, (jnp.ones((12, 2, 4)), LABELS)),
     "losses.cross_entropy_derivative": (losses.cross_entropy_derivative, (jnp.ones((12, 2, 4)), LABELS)),
+    "losses.binary_cross_entropy": (losses.binary_cross_entropy, (STATES, STATES)),
+    "losses.binary_cross_entropy_derivative": (losses.binary_cross_entropy_derivative, (STATES, STATES)),
     "losses.squared_error": (losses.squared_error, (STATES, STATES)),
     "losses.squared_error_derivative": (losses.squared_error_derivative, (STATES, STATES)),
     "losses.valid_steps": (partial(losses.valid_steps, 12), (LENGTHS,)),

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from experiments import adding, copying, results, runner, verdicts
-from experiments.learning import training, views
+from experiments.learning import problems, training, views
+from experiments.learning.problems import Look
 from experiments.learning.training import AFTER, BEFORE, Learned
 from rnn_jax import cells, tasks, unroll
 
@@ -43,9 +44,8 @@ def learned(held_out, decades, steps):
         curves = -np.log(10) * decades[network] * np.linspace(0, 1, steps)
         return Learned(
             loss=np.ones((3, 4)),
-            held_out=np.stack([[1.0, value] for value in held_out[network]]),
-            wrong=np.zeros((3, 2)),
-            reach=np.broadcast_to(curves, (2, 3, steps)),
+            looks=Look(np.stack([[1.0, *[value] * 4, 1.0] for value in held_out[network]]), np.zeros((3, 6))),
+            measured=np.broadcast_to(curves, (2, 3, steps)),
         )
 
     return training.Result({network: of(network) for network in held_out})
@@ -85,7 +85,7 @@ def started(float64):
     """A task, an LSTM as it starts, and four sequences."""
     task = tasks.copy_memory(3, positions=2)
     network = training.Network("LSTM", cells.lstm(), {})
-    params = jax.tree.map(np.asarray, network.init(jax.random.key(0), task, 5))
+    params = jax.tree.map(np.asarray, network.init(jax.random.key(0), task.input_size, 5, task.output_size))
     batch = jax.jit(task.sample, static_argnums=1)(jax.random.key(1), (4,))
     return task, network.cell, jax.tree.map(lambda leaf: leaf.astype(float), params), batch
 
@@ -107,8 +107,14 @@ def test_the_loss_and_the_reach_are_those_of_a_python_loop_and_jax_grad(started)
     @jax.jit
     def both(shifts):
         (_, mean), gradient = jax.value_and_grad(last_loss, has_aux=True)(shifts)
-        loss = training.loss(cell, task, unroll.unroll, (params, out), batch)
-        return mean, gradient, loss, training.gradient_reach(cell, task, (params, out), batch)
+        network = partial(training.outputs, cell, unroll.unroll, (params, out))
+        loss = problems.of_task(task, 4, 4).loss(network, batch)
+        return (
+            mean,
+            gradient,
+            loss,
+            problems.gradient_reach(cell, task.loss, (params, out), batch.xs, batch.targets),
+        )
 
     mean, gradient, loss, reach = both(np.zeros((T, 4, 5)))
     np.testing.assert_allclose(loss, mean, rtol=1e-12)
@@ -149,11 +155,15 @@ def test_a_network_that_is_orthogonal_and_linear_keeps_its_gradient(float64):
     task, config = copying.task_of(copying.PRESETS["tiny"]), copying.PRESETS["tiny"]
     network = copying.NETWORKS[0]
     assert network.name == copying.ORTHOGONAL
-    params = jax.tree.map(np.asarray, network.init(jax.random.key(0), task, config.hidden_size))
+    params = jax.tree.map(
+        np.asarray, network.init(jax.random.key(0), task.input_size, config.hidden_size, task.output_size)
+    )
     batch = jax.jit(task.sample, static_argnums=1)(jax.random.key(1), (2,))
     params = jax.tree.map(lambda leaf: leaf.astype(float), params)
-    reach = jax.jit(partial(training.gradient_reach, network.cell, task))(params, batch)
+    reach = jax.jit(partial(problems.gradient_reach, network.cell, task.loss))(
+        params, batch.xs, batch.targets
+    )
     np.testing.assert_allclose(reach, 0, atol=1e-5)  # orthogonal to float32
-    kept = training.Learned(np.zeros((1, 1)), np.zeros((1, 1)), np.zeros((1, 1)), np.stack([reach[None]] * 2))
+    kept = Learned(loss=None, looks=None, measured=np.stack([reach[None]] * 2))
     for when in (BEFORE, AFTER):
         np.testing.assert_allclose(views.reach_at_lag(task, kept, when), 0, atol=1e-5)

@@ -14,10 +14,15 @@ def outputs_and_targets(loss, dtype):
     outputs = draw(rng, array)
     if loss is losses.CROSS_ENTROPY:
         return outputs, jnp.asarray(rng.integers(4, size=(6, 2)))
-    return outputs, draw(rng, array)
+    targets = draw(rng, array)
+    return outputs, (targets > 0).astype(dtype) if loss is losses.BINARY_CROSS_ENTROPY else targets
 
 
-@pytest.mark.parametrize("loss", [losses.CROSS_ENTROPY, losses.SQUARED_ERROR], ids=["softmax", "linear"])
+@pytest.mark.parametrize(
+    "loss",
+    [losses.CROSS_ENTROPY, losses.BINARY_CROSS_ENTROPY, losses.SQUARED_ERROR],
+    ids=["softmax", "sigmoid", "linear"],
+)
 def test_derivatives_by_hand_are_those_of_jax(loss, dtype):
     outputs, targets = outputs_and_targets(loss, dtype)
     automatic = jax.jit(jax.grad(lambda o: loss.per_step(o, targets).sum()))(outputs)
@@ -29,6 +34,13 @@ def test_cross_entropy_is_minus_the_log_of_the_probability_of_the_label(float64)
     p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     expected = -np.log(np.take_along_axis(p, np.asarray(labels)[..., None], -1))[..., 0]
     assert_close(losses.cross_entropy(logits, labels), expected, rounding(float64))
+
+
+def test_binary_cross_entropy_is_that_of_independent_coins(float64):
+    logits, targets = outputs_and_targets(losses.BINARY_CROSS_ENTROPY, float64)
+    p, y = 1 / (1 + np.exp(-np.asarray(logits))), np.asarray(targets)
+    expected = -(y * np.log(p) + (1 - y) * np.log(1 - p)).sum(-1)
+    assert_close(losses.binary_cross_entropy(logits, targets), expected, rounding(float64))
 
 
 def test_squared_error_is_half_the_squared_distance(float64):

@@ -1,4 +1,4 @@
-"""The settings that every experiment on a synthetic task has."""
+"""The settings that trainings have, and those of trainings on a synthetic task."""
 
 import dataclasses
 from collections.abc import Callable
@@ -24,9 +24,7 @@ class Config:
     chunk: int = 100
     """Updates between two looks at the held-out loss; divides `updates`."""
     batch_size: int = 32
-    """Sequences an update, always new ones."""
-    held_out: int = 256
-    """Sequences of the held-out loss."""
+    """Sequences an update."""
     learning_rate: float = 1e-3
     """Of the optimiser, one for all networks."""
     clip_norm: float = 1.0
@@ -40,7 +38,6 @@ class Config:
             ("updates", 1, 10**7),
             ("chunk", 1, 10**6),
             ("batch_size", 1, 10**5),
-            ("held_out", 1, 10**5),
         ):
             common.within(name, getattr(self, name), low, high)
         for name, low, high in (("learning_rate", 0.0, 1.0), ("clip_norm", 0.0, 1e6)):
@@ -50,11 +47,22 @@ class Config:
     def schedule(self, optimiser: Callable[[float], optax.GradientTransformation]) -> Schedule:
         """How networks are trained, all alike."""
         return Schedule(
+            hidden_size=self.hidden_size,
             updates=self.updates,
             chunk=self.chunk,
-            batch_size=self.batch_size,
-            held_out=self.held_out,
             optimiser=optimiser,
             learning_rate=self.learning_rate,
             clip_norm=self.clip_norm,
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskConfig(Config):
+    """Settings of a training on a synthetic task."""
+
+    held_out: int = 256
+    """Sequences of the held-out loss; those of an update are always new ones."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        common.within("held_out", self.held_out, 1, 10**5)

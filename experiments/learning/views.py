@@ -1,6 +1,6 @@
 """What is shown of trainings on a task: learning curves, the gradient against lag, and a row a network."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,6 @@ from experiments.learning.training import AFTER, BEFORE, Learned
 from experiments.verdicts import Verdict
 from rnn_jax.tasks import Task
 
-_LOOKS = (style.LINES[4], style.LINES[2], style.LINES[1])
-"""Of the networks, in order: colours that are far apart."""
-
 LOWEST = -16
 """Power of ten below which nothing of a gradient is left beside others in float64."""
 
@@ -23,14 +20,18 @@ def figure(task: Task, learned: Mapping[str, Learned], chunk: int, unit: str) ->
     with style.figure(10.2, 3.6) as figure:
         axes = figure.subplots(1, 3)
         axes[2].sharey(axes[1])
-        for (name, training), line in zip(learned.items(), _LOOKS, strict=False):
-            updates = chunk * np.arange(training.held_out.shape[1])
-            axes[0].plot(updates, training.held_out.mean(0), label=name, markevery=0.2, **line)
+        for (name, training), line in zip(learned.items(), style.FEW, strict=False):
+            updates = chunk * np.arange(training.looks.loss.shape[1])
+            axes[0].plot(updates, training.looks.loss.mean(0), label=name, markevery=0.2, **line)
             axes[0].fill_between(
-                updates, training.held_out.min(0), training.held_out.max(0), color=line["color"], alpha=0.15
+                updates,
+                training.looks.loss.min(0),
+                training.looks.loss.max(0),
+                color=line["color"],
+                alpha=0.15,
             )
             for axis, when in ((axes[1], BEFORE), (axes[2], AFTER)):
-                reach = training.reach[when].mean(0) / np.log(10)
+                reach = training.measured[when].mean(0) / np.log(10)
                 axis.plot(np.where(reach < LOWEST, np.nan, reach), markevery=0.2, **line)
         axes[0].axhline(task.baseline, color="0.4", linestyle=":", label="without memory")
         axes[0].set(
@@ -63,7 +64,7 @@ def _rows(task: Task, learned: Mapping[str, Learned], chunk: int) -> list[str]:
     """The head of the table and a row a network."""
     layout = "{:20} {:>18} {:>10} {:>8} {:>12} {:>12}"
     head = [
-        f"loss      held out, after training; without memory {task.baseline:.4f}",
+        f"loss      held out, median over the last {LAST} looks; without memory {task.baseline:.4f}",
         "relative  the same over that without memory",
         "wrong     share of held-out sequences with a mistake",
         "solved    the first update with less than a tenth of the loss without memory, median over seeds",
@@ -75,9 +76,9 @@ def _rows(task: Task, learned: Mapping[str, Learned], chunk: int) -> list[str]:
     return head + [
         layout.format(
             name,
-            f"{training.held_out[:, -1].mean():.4f} ± {training.held_out[:, -1].std(ddof=1):.4f}",
-            f"{training.held_out[:, -1].mean() / task.baseline:.3f}",
-            f"{training.wrong[:, -1].mean():.2f}",
+            _spread(task.baseline * relative(task, training)),
+            f"{relative(task, training).mean():.3f}",
+            f"{training.looks.wrong[:, -1].mean():.2f}",
             _solved(task, training, chunk),
             f"{-reach_at_lag(task, training, BEFORE).mean():.1f}",
         )
@@ -87,11 +88,16 @@ def _rows(task: Task, learned: Mapping[str, Learned], chunk: int) -> list[str]:
 
 def reach_at_lag(task: Task, training: Learned, when: int) -> np.ndarray:
     """log₁₀ of what is left of the last step's gradient at the lag that the task asks for, `(R,)`."""
-    return training.reach[when][:, min(task.lag, task.length - 1)] / np.log(10)
+    return training.measured[when][:, min(task.lag, task.length - 1)] / np.log(10)
+
+
+def _spread(samples: np.ndarray) -> str:
+    """Mean ± standard deviation."""
+    return f"{samples.mean():.4f} ± {samples.std(ddof=1):.4f}"
 
 
 def _solved(task: Task, training: Learned, chunk: int) -> str:
-    below = training.held_out < 0.1 * task.baseline
+    below = training.looks.loss < 0.1 * task.baseline
     first = np.where(below.any(1), chunk * below.argmax(1), np.inf)
     median = np.median(first)
     return f"{median:.0f}" if np.isfinite(median) else "never"
@@ -100,7 +106,7 @@ def _solved(task: Task, training: Learned, chunk: int) -> str:
 def lines(learned: Mapping[str, Learned], chunk: int) -> Iterator[dict[str, Any]]:
     """The metrics, one line a look at the held-out loss."""
     for name, training in learned.items():
-        for seed, (held_out, wrong) in enumerate(zip(training.held_out, training.wrong, strict=True)):
+        for seed, (held_out, wrong) in enumerate(zip(*training.looks, strict=True)):
             for i, (loss, share) in enumerate(zip(held_out, wrong, strict=True)):
                 yield {
                     "network": name,
@@ -111,6 +117,10 @@ def lines(learned: Mapping[str, Learned], chunk: int) -> Iterator[dict[str, Any]
                 }
 
 
-def relative(task: Task, training: Learned) -> Sequence[float]:
-    """The held-out loss after training over that without memory, one a seed."""
-    return training.held_out[:, -1] / task.baseline
+LAST = 5
+"""Looks that count as after training: the loss at a single one of them jumps."""
+
+
+def relative(task: Task, training: Learned) -> np.ndarray:
+    """The held-out loss after training, median over the last looks, over that without memory, `(R,)`."""
+    return np.median(training.looks.loss[:, -LAST:], axis=1) / task.baseline
