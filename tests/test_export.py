@@ -17,6 +17,7 @@ from rnn_jax import (
     initializers,
     jacobians,
     losses,
+    online,
     orthogonal,
     products,
     readout,
@@ -24,6 +25,7 @@ from rnn_jax import (
     spectrum,
     streaming,
     tasks,
+    truncated,
     unroll,
 )
 from tests.cases import ALL, D, N, example
@@ -61,6 +63,22 @@ def training_gradient(run):
 
 def by_hand(params, state, xs):
     return bptt.bptt(DEEP, params, state, xs, unroll.unroll(DEEP, params, state, xs))
+
+
+def from_every_state(function, **options):
+    """A method with the signature of BPTT, the states for cotangents."""
+
+    def run(params, state, xs):
+        states = unroll.unroll(DEEP, params, state, xs)
+        return function(DEEP, params, state, xs, states, lengths=LENGTHS, **options)
+
+    return run, tuple(example(DEEP, "float32"))
+
+
+def one_step_online(params, state, xs):
+    influence = online.no_influence(DEEP, params, state)
+    state, influence = online.rtrl_step(DEEP, params, state, xs[0], influence)
+    return state, influence, online.contract(DEEP, influence, state)
 
 
 def whole_gradient(params, state, xs):
@@ -108,6 +126,14 @@ CASES = {
     "bptt.loss_gradients": (whole_gradient, tuple(example(cells.lstm(), "float32"))),
     "bptt.unroll": training_gradient(bptt.unroll),
     "bptt.final_state": training_gradient(bptt.final_state),
+    "truncated.windows": from_every_state(truncated.windows, window=5),
+    "truncated.sliding": from_every_state(truncated.sliding, steps=5),
+    "truncated.windows_loop": from_every_state(truncated.windows_loop, window=2),
+    "truncated.sliding_loop": from_every_state(truncated.sliding_loop, steps=2),
+    "online.rtrl": from_every_state(online.rtrl),
+    "online.no_influence": (one_step_online, tuple(example(DEEP, "float32"))),
+    "online.rtrl_step": (one_step_online, tuple(example(DEEP, "float32"))),
+    "online.contract": (one_step_online, tuple(example(DEEP, "float32"))),
     "jacobians.state_jacobians": one(DEEP, jacobians.state_jacobians),
     "jacobians.input_jacobians": one(DEEP, jacobians.input_jacobians),
     "jacobians.parameter_jacobians": one(cells.gru_reset_before(), jacobians.parameter_jacobians),
@@ -213,8 +239,18 @@ def test_every_cell_steps_on_every_platform(name):
 def test_no_public_numeric_function_is_missing_here():
     internal = {f"unroll.{name}" for name in ("arguments", "body_of", "valid", "where_valid")}
     internal |= {"spectrum.resolution"}
-    modules = (bptt, decay, flow, graded, initializers, jacobians, losses, orthogonal, products, readout)
-    modules += (recording, spectrum, streaming, tasks.marked, tasks.recall, tasks.streams, tasks.task, unroll)
+    modules = (bptt, decay, flow, graded, initializers, jacobians, losses, online, orthogonal, products)
+    modules += (
+        readout,
+        recording,
+        spectrum,
+        streaming,
+        tasks.marked,
+        tasks.recall,
+        tasks.streams,
+        tasks.task,
+    )
+    modules += (truncated, unroll)
     public = {
         f"{module.__name__.removeprefix('rnn_jax.')}.{name}"
         for module in modules
