@@ -11,6 +11,7 @@ The file list is the table of contents. Import the modules: `from rnn_jax import
     pullbacks     transposed derivatives of single steps, for every kind of cell
     sweeps        the forward and the backward sweep along time, chunk by chunk
     bptt          backpropagation through time, by hand
+    clipping      δ_t clipped inside the backward pass, and what a global norm is instead
     jacobians     ∂h_t/∂h_{t−1}, ∂h_t/∂x_t and immediate ∂h_t/∂θ of every step
     products      products of Jacobians that neither under- nor overflow
     streaming     their norms along a trajectory, the stack of Jacobians never held

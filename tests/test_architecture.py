@@ -22,11 +22,11 @@ TIERS = [
     ["checks"],
     ["initializers", "losses", "orthogonal", "tables"],
     ["cells", "products", "readout"],
-    ["graded", "pullbacks", "unroll"],
+    ["clipping", "graded", "pullbacks", "unroll"],
     ["sweeps", "jacobians"],
     ["bptt"],
     ["decay", "recording", "spectrum", "streaming"],
-    ["flow"],
+    ["flow", "regularizers"],
     ["drawing"],
     ["datasets", "plotting", "tasks"],
 ]
@@ -73,6 +73,7 @@ def test_imports_run_one_way(path):
         "spectrum",
         "decay",
         "flow",
+        "regularizers",
     ],
 )
 def test_algorithms_know_no_particular_cell(name):

@@ -11,6 +11,7 @@ from jax import export
 from rnn_jax import (
     bptt,
     cells,
+    clipping,
     decay,
     flow,
     graded,
@@ -63,6 +64,11 @@ def by_hand(params, state, xs):
     return bptt.bptt(DEEP, params, state, xs, unroll.unroll(DEEP, params, state, xs))
 
 
+def clipped(params, state, xs):
+    cell = clipping.clip_along_time(DEEP, 1.0)
+    return bptt.bptt(cell, params, state, xs, unroll.unroll(cell, params, state, xs))
+
+
 def whole_gradient(params, state, xs):
     return bptt.loss_gradients(cells.lstm(), params, OUT, state, xs, LABELS)
 
@@ -108,6 +114,8 @@ CASES = {
     "bptt.loss_gradients": (whole_gradient, tuple(example(cells.lstm(), "float32"))),
     "bptt.unroll": training_gradient(bptt.unroll),
     "bptt.final_state": training_gradient(bptt.final_state),
+    "clipping.clip_along_time": (clipped, tuple(example(DEEP, "float32"))),
+    "clipping.norms": (clipping.norms, (STATES,)),
     "jacobians.state_jacobians": one(DEEP, jacobians.state_jacobians),
     "jacobians.input_jacobians": one(DEEP, jacobians.input_jacobians),
     "jacobians.parameter_jacobians": one(cells.gru_reset_before(), jacobians.parameter_jacobians),
@@ -213,7 +221,7 @@ def test_every_cell_steps_on_every_platform(name):
 def test_no_public_numeric_function_is_missing_here():
     internal = {f"unroll.{name}" for name in ("arguments", "body_of", "valid", "where_valid")}
     internal |= {"spectrum.resolution"}
-    modules = (bptt, decay, flow, graded, initializers, jacobians, losses, orthogonal, products, readout)
+    modules = (bptt, clipping, decay, flow, graded, initializers, jacobians, losses, orthogonal, products, readout)
     modules += (recording, spectrum, streaming, tasks.marked, tasks.recall, tasks.streams, tasks.task, unroll)
     public = {
         f"{module.__name__.removeprefix('rnn_jax.')}.{name}"
