@@ -44,7 +44,7 @@ def omega(
       `(*B,)`.
 
     Raises:
-      ValueError: as `unroll.unroll`; a loss that is not one number.
+      ValueError: as `unroll.unroll`; a state without a feature axis; a loss that is not one number.
 
     >>> def shrink(params, state, x):
     ...     return params * state + x
@@ -53,6 +53,7 @@ def omega(
     Array(1., dtype=float32)
     """
     params, state, xs, _ = unrolling.arguments(params, state, xs, None)
+    jax.eval_shape(clipping.norms, state)  # for its check
     states = unrolling.unroll(step, params, state, xs)
     previous = unrolling.previous_states(state, states)
 

@@ -20,7 +20,7 @@ ROOT = PACKAGE.parent
 TIERS = [
     ["types"],
     ["checks"],
-    ["initializers", "losses", "orthogonal", "tables"],
+    ["constraints", "initializers", "losses", "orthogonal", "tables"],
     ["cells", "products", "readout"],
     ["clipping", "graded", "pullbacks", "unroll"],
     ["sweeps", "jacobians"],
