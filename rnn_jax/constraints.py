@@ -188,7 +188,9 @@ def spectral_normalize(w: jax.Array, vector: jax.Array, *, steps: int = 1) -> No
     w, vector = _square("w", w), jnp.asarray(vector)
     steps = checks.integer("steps", steps, 1)
     if vector.shape != w.shape[:-1]:
-        raise ValueError(f"vector has shape {vector.shape}; expected (…, N) = {w.shape[:-1]}, one a matrix of w.")
+        raise ValueError(
+            f"vector has shape {vector.shape}; expected (…, N) = {w.shape[:-1]}, one a matrix of w."
+        )
     fixed = lax.stop_gradient(w)
 
     def iterate(_, vectors):
@@ -228,5 +230,7 @@ def _signs(signs: jax.Array, w: jax.Array) -> jax.Array:
     """D as factors of the columns of W."""
     signs = jnp.asarray(signs, w.dtype)
     if signs.shape != w.shape[:-1]:
-        raise ValueError(f"signs has shape {signs.shape}; expected (…, N) = {w.shape[:-1]}, from cayley_inverse().")
+        raise ValueError(
+            f"signs has shape {signs.shape}; expected (…, N) = {w.shape[:-1]}, from cayley_inverse()."
+        )
     return lax.stop_gradient(signs)[..., None, :]
