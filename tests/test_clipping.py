@@ -1,4 +1,4 @@
-"""δ_t is clipped inside the recursion, by hand and by `jax.grad` alike, and that is another thing than a global norm."""
+"""δ_t is clipped inside the recursion, by hand and by `jax.grad` alike, which is another thing than a global norm."""
 
 from functools import partial
 

@@ -3,9 +3,9 @@
     recurrent dropout    r_t = R (m ∘ h_{t−1}) + b_r,   m_i = 0 with probability p, else 1/(1 − p)
     zoneout              s_t = m_t ∘ s_{t−1} + (1 − m_t) ∘ s̃_t,   m_i = 1 with probability p, else 0
 
-s̃_t is the state that the cell itself would go to. The dropout is that of Gal and Ghahramani (2016): one mask for a whole
-sequence, in the recurrent product alone, so that what a gate keeps (h of a GRU, c of an LSTM) passes untouched. Zoneout
-(Krueger et al. 2017) draws anew at each step, for h and c apart; its identity m_t is a way for gradients through time.
+s̃_t is the state that the cell itself would go to. The dropout is that of Gal and Ghahramani (2016): one mask for a
+whole sequence, in the recurrent product alone, so that what a gate keeps (h of a GRU, c of an LSTM) passes untouched.
+Zoneout (Krueger et al. 2017) draws anew at each step, for h and c apart: where m_t is 1 a gradient passes untouched.
 
 A step is a pure function, so masks are drawn outside, by a key, and travel with the inputs: `xs` is `(xs, masks)`. At
 test time there is no dropout, so use the cell itself; and zoneout uses the mean p of its masks.
@@ -61,7 +61,8 @@ def _dropped(cell: Cell) -> Cell:
         checks.same_signature(
             "the mask", mask, "h", h, "Draw it with dropout_masks(key, cell.emit(state), …)."
         )
-        return cell.update(state, cell.gates(cell.drive(params, x), cell.recur(params, mask * h)))
+        gates = cell.gates(cell.drive(params, x), cell.recur(params, mask * h))  # type: ignore[misc]
+        return cell.update(state, gates)  # type: ignore[misc]
 
     return _with_step(cell, _in_turn(layers) if layers else step)
 
@@ -99,8 +100,8 @@ def zoneout(cell: Cell | Step) -> Cell | Step:
 
     Args:
       cell: any cell or step whose state is floating point. The mask of one step has the tree, shapes and dtypes of the
-        state: `zoneout_masks` draws them, `zoneout_means` is for test time. In a stack a layer reads what the layer below
-        shows after its mask.
+        state: `zoneout_masks` draws them, `zoneout_means` is for test time. In a stack a layer reads what the layer
+        below shows after its mask.
 
     >>> from rnn_jax import cells, unroll
     >>> cell = cells.lstm()
@@ -110,24 +111,26 @@ def zoneout(cell: Cell | Step) -> Cell | Step:
     >>> unroll.unroll(zoneout(cell), params, state, (xs, masks)).h.shape
     (5, 2, 8)
     """
-    as_step(cell)  # for its check
-    return _zoned(cell)
+    return _zoned_cell(cell) if isinstance(cell, Cell) else _zoned_step(as_step(cell))
 
 
 @cache
-def _zoned(cell: Cell | Step) -> Cell | Step:
-    if isinstance(cell, Cell) and cell.layers:
-        return _with_step(cell, _in_turn(tuple(_zoned(layer) for layer in cell.layers)))
+def _zoned_cell(cell: Cell) -> Cell:
+    layers = tuple(_zoned_cell(layer) for layer in cell.layers)
+    return _with_step(cell, _in_turn(layers) if layers else _zoned_step(cell.step))
 
-    def step(params, state, inputs):
+
+@cache
+def _zoned_step(step: Callable[..., PyTree]) -> Step:
+    def zoned(params, state, inputs):
         x, mask = inputs
-        new = as_step(cell)(params, state, x)
+        new = step(params, state, x)
         checks.same_signature(
             "the mask", mask, "the state", state, "Draw it with zoneout_masks(key, state, …)."
         )
         return jax.tree.map(lambda m, old, new: m * old + (1 - m) * new, mask, state, new)
 
-    return _with_step(cell, step) if isinstance(cell, Cell) else step
+    return zoned
 
 
 def zoneout_masks(key: jax.Array, state: PyTree, steps: int, *, rates: Any) -> PyTree:
@@ -163,13 +166,11 @@ def zoneout_means(state: PyTree, steps: int, *, rates: Any) -> PyTree:
     Array([[0.25, 0.25]], dtype=float32)
     """
     steps = checks.integer("steps", steps, 1)
-    leaves, tree = jax.tree.flatten(state)
-    each = [rates] * len(leaves) if isinstance(rates, int | float) else tree.flatten_up_to(rates)
-    means = [
-        jnp.full((steps, *leaf.shape), _rate(rate), leaf.dtype)
-        for leaf, rate in zip(leaves, each, strict=True)
-    ]
-    return jax.tree.unflatten(tree, means)
+    if isinstance(rates, int | float):
+        rates = jax.tree.map(lambda _: rates, state)
+    return jax.tree.map(
+        lambda leaf, rate: jnp.full((steps, *leaf.shape), _rate(rate), leaf.dtype), state, rates
+    )
 
 
 def _in_turn(layers: tuple[Cell, ...]) -> Step:

@@ -14,9 +14,9 @@
 
 The paper's two biases inside a sum are one here. Gains g start at 1 (`gain` of the Elman cell; `gain_hh`, `gain_xh`).
 
-A step does not change when its weights are multiplied by a number (but for ε), so neither do its Jacobians: the scale of
-W_hh neither makes gradients vanish nor explode, and the gains take its place. One place is dangerous: LN(0) = 0 with the
-derivative 1/√ε. An LSTM or a GRU that starts from h_0 = 0 passes to h_0 a gradient larger by up to that factor.
+A step does not change when its weights are multiplied by a number (but for ε), so neither do its Jacobians: the scale
+of W_hh makes gradients neither vanish nor explode, and the gains take its place. One place is dangerous: LN(0) = 0 with
+the derivative 1/√ε. An LSTM or a GRU that starts from h_0 = 0 passes to h_0 a gradient larger by up to that factor.
 
 These are plain steps: backpropagation through time runs on `jax.vjp` of the step.
 """
@@ -56,7 +56,7 @@ class LayerNormElmanParams(NamedTuple):
 
 
 class LayerNormLSTMParams(NamedTuple):
-    """`w_hh` (4, N, N), `w_xh` (4, N, D), `b_h`, `gain_hh`, `gain_xh` (4, N), gates i, f, g, o; `gain_c`, `b_c` (N,)."""
+    """`w_hh` (4, N, N), `w_xh` (4, N, D), `b_h`, `gain_hh`, `gain_xh` (4, N): i, f, g, o; `gain_c`, `b_c` (N,)."""
 
     w_hh: jax.Array
     w_xh: jax.Array
