@@ -10,11 +10,12 @@
     copying     which network learns to say a list again after a delay
     adding      which network learns to add two numbers that are far apart
     chorales    what a recurrent network knows of the next chord of a chorale
-    learning    what those three share: training, looks at a network, the reach of its gradient
+    cures       which cures bring a gradient back to life, and which let the network learn
+    learning    what the last four share: training, looks at a network, the reach of its gradient
 
 An experiment is a module or package with a question as the first line of its docstring and the functions
 listed in `runner.Experiment`. To add one, write it and put its name below.
 """
 
-NAMES = ("digits", "laboratory", "copying", "adding", "chorales")
+NAMES = ("digits", "laboratory", "copying", "adding", "chorales", "cures")
 """What `python -m experiments list` shows, in this order."""

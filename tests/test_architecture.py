@@ -20,13 +20,13 @@ ROOT = PACKAGE.parent
 TIERS = [
     ["types"],
     ["checks"],
-    ["initializers", "losses", "orthogonal", "tables"],
+    ["constraints", "initializers", "losses", "orthogonal", "tables"],
     ["cells", "products", "readout"],
-    ["graded", "pullbacks", "unroll"],
+    ["clipping", "graded", "pullbacks", "unroll"],
     ["sweeps", "jacobians"],
     ["bptt"],
     ["decay", "online", "recording", "spectrum", "streaming", "truncated"],
-    ["flow"],
+    ["flow", "regularizers"],
     ["drawing"],
     ["datasets", "plotting", "tasks"],
 ]
@@ -75,6 +75,7 @@ def test_imports_run_one_way(path):
         "spectrum",
         "decay",
         "flow",
+        "regularizers",
     ],
 )
 def test_algorithms_know_no_particular_cell(name):

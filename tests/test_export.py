@@ -11,6 +11,8 @@ from jax import export
 from rnn_jax import (
     bptt,
     cells,
+    clipping,
+    constraints,
     decay,
     flow,
     graded,
@@ -22,6 +24,7 @@ from rnn_jax import (
     products,
     readout,
     recording,
+    regularizers,
     spectrum,
     streaming,
     tasks,
@@ -82,6 +85,15 @@ def one_step_online(params, state, xs):
     return state, influence, online.contract(DEEP, influence, state)
 
 
+def last_output(cell):
+    return lambda states: cell.emit(states)[-1].sum()
+
+
+def clipped(params, state, xs):
+    cell = clipping.clip_along_time(DEEP, 1.0)
+    return bptt.bptt(cell, params, state, xs, unroll.unroll(cell, params, state, xs))
+
+
 def whole_gradient(params, state, xs):
     return bptt.loss_gradients(cells.lstm(), params, OUT, state, xs, LABELS)
 
@@ -135,6 +147,8 @@ CASES = {
     "online.no_influence": (one_step_online, tuple(example(DEEP, "float32"))),
     "online.rtrl_step": (one_step_online, tuple(example(DEEP, "float32"))),
     "online.contract": (one_step_online, tuple(example(DEEP, "float32"))),
+    "clipping.clip_along_time": (clipped, tuple(example(DEEP, "float32"))),
+    "clipping.norms": (clipping.norms, (STATES,)),
     "jacobians.state_jacobians": one(DEEP, jacobians.state_jacobians),
     "jacobians.input_jacobians": one(DEEP, jacobians.input_jacobians),
     "jacobians.parameter_jacobians": one(cells.gru_reset_before(), jacobians.parameter_jacobians),
@@ -180,6 +194,16 @@ CASES = {
     "decay.fit_rate": (lambda y: decay.fit_rate(y, 0, 5), (jnp.ones((2, 6)),)),
     "recording.recorder": (recorded, (jnp.ones(3),)),
     "flow.profile": (profile, tuple(example(cells.lstm(), "float32", batch=()))),
+    "regularizers.omega": on(DEEP, lambda *arguments: regularizers.omega(*arguments, last_output(DEEP))),
+    "regularizers.omega_immediate": on(
+        cells.lstm(), lambda *arguments: regularizers.omega_immediate(*arguments, last_output(cells.lstm()))
+    ),
+    "regularizers.flossing": one(DEEP, partial(regularizers.flossing, k=2)),
+    "constraints.orthogonality_penalty": (constraints.orthogonality_penalty, (STACK,)),
+    "constraints.cayley": (constraints.cayley, (STACK, STACK[..., 0])),
+    "constraints.cayley_inverse": (constraints.cayley_inverse, (STACK,)),
+    "constraints.margin": (lambda w: constraints.margin(w, w[..., 0], w, 0.1), (STACK,)),
+    "constraints.spectral_normalize": (constraints.spectral_normalize, (STACK, STACK[..., 0])),
     "tasks.recall.copy_memory": drawn(tasks.copy_memory(5)),
     "tasks.recall.memorization": drawn(tasks.memorization(5)),
     "tasks.recall.random_permutation": drawn(tasks.random_permutation(12)),
@@ -230,28 +254,45 @@ def test_every_numeric_function_lowers_for_every_platform(name):
     assert exported.platforms == PLATFORMS
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize(
+    ("wrap", "masks"),
+    [
+        (cells.zoneout, lambda key, state: cells.zoneout_masks(key, state, 1, rates=0.5)),
+        (cells.recurrent_dropout, lambda key, state: cells.dropout_masks(key, state.h, 1, rate=0.5)),
+    ],
+    ids=["zoneout", "recurrent_dropout"],
+)
+def test_masked_cells_step_on_every_platform(wrap, masks):
+    def step(key, params, state, x):
+        mask = jax.tree.map(lambda leaf: leaf[0], masks(key, state))
+        return wrap(cells.lstm()).step(params, state, (x, mask))
+
+    params, state, xs = example(cells.lstm(), "float32")
+    exported = export.export(jax.jit(step), platforms=PLATFORMS)(jax.random.key(0), params, state, xs[0])
+    assert exported.platforms == PLATFORMS
+
+
+NORMALIZED = {
+    "layer-norm-elman": cells.layer_norm_elman(),
+    "layer-norm-lstm": cells.layer_norm_lstm(),
+    "layer-norm-gru": cells.layer_norm_gru(),
+}
+
+
+@pytest.mark.parametrize("name", ALL | NORMALIZED)
 def test_every_cell_steps_on_every_platform(name):
-    params, state, xs = example(ALL[name], "float32")
-    exported = export.export(jax.jit(ALL[name].step), platforms=PLATFORMS)(params, state, xs[0])
+    cell = (ALL | NORMALIZED)[name]
+    params, state, xs = example(cell, "float32")
+    exported = export.export(jax.jit(cell.step), platforms=PLATFORMS)(params, state, xs[0])
     assert exported.platforms == PLATFORMS
 
 
 def test_no_public_numeric_function_is_missing_here():
     internal = {f"unroll.{name}" for name in ("arguments", "body_of", "valid", "where_valid")}
     internal |= {"spectrum.resolution"}
-    modules = (bptt, decay, flow, graded, initializers, jacobians, losses, online, orthogonal, products)
-    modules += (
-        readout,
-        recording,
-        spectrum,
-        streaming,
-        tasks.marked,
-        tasks.recall,
-        tasks.streams,
-        tasks.task,
-    )
-    modules += (truncated, unroll)
+    modules = (bptt, clipping, constraints, decay, flow, graded, initializers, jacobians, losses, online)
+    modules += (orthogonal, products, readout, recording, regularizers, spectrum, streaming)
+    modules += (tasks.marked, tasks.recall, tasks.streams, tasks.task, truncated, unroll)
     public = {
         f"{module.__name__.removeprefix('rnn_jax.')}.{name}"
         for module in modules

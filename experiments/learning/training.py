@@ -21,20 +21,28 @@ BEFORE, AFTER = 0, 1
 
 
 class Network(NamedTuple):
-    """A cell with the way it starts.
+    """A cell with the way it starts, and what is done to it while it is trained.
 
     Attributes:
       name: as it is printed.
       cell: the cell.
       options: of `cell.init`: initialisers.
+      free: `(problem, (cell parameters, readout), key) -> trained`, what is trained in their place.
+      settled: `trained -> (cell parameters, readout)`.
+      objective: `(network, problem, trained, batch, key) -> value`, what an update descends.
     """
 
     name: str
     cell: Cell
     options: Mapping[str, Any]
+    free: Callable = lambda problem, params, key: params
+    settled: Callable = lambda trained: trained
+    objective: Callable = lambda network, problem, trained, batch, key: task_loss(
+        network.cell, problem, network.settled(trained), batch
+    )
 
     def init(self, key: jax.Array, input_size: int, hidden_size: int, output_size: int) -> PyTree:
-        """Parameters and readout, float32."""
+        """Cell parameters and readout, float32."""
         key_cell, key_readout = jax.random.split(key)
         params = self.cell.init(key_cell, input_size, hidden_size, dtype=jnp.float32, **self.options)
         return params, readout.init(key_readout, hidden_size, output_size, dtype=jnp.float32)
@@ -83,7 +91,7 @@ class Learned(NamedTuple):
     """R trainings of one network.
 
     Attributes:
-      loss: of each update's batch, `(R, U)`.
+      loss: the objective on each update's batch, `(R, U)`.
       looks: before training and after each chunk, leaves `(R, U/chunk + 1)`.
       measured: before training and after it, leaves `(2, R, …)`.
     """
@@ -155,25 +163,26 @@ def _functions(network: Network, problem: Problem, schedule: Schedule) -> tuple[
         params = network.init(
             jax.random.fold_in(key, 0), problem.input_size, schedule.hidden_size, problem.output_size
         )
-        return _Run(params, optimiser.init(params), jax.random.fold_in(key, 1))
-
-    def loss(params, batch):
-        return problem.loss(partial(outputs, cell, bptt.unroll, params), batch)
+        trained = network.free(problem, params, jax.random.fold_in(key, 3))
+        return _Run(trained, optimiser.init(trained), jax.random.fold_in(key, 1))
 
     def update(run, _):
         key, now = jax.random.split(run.key)
-        value, gradient = jax.value_and_grad(loss)(run.params, problem.draw(now))
+        batch = problem.draw(now)
+        objective = partial(network.objective, network, problem, batch=batch, key=jax.random.fold_in(now, 1))
+        value, gradient = jax.value_and_grad(objective)(run.params)
         step, state = optimiser.update(gradient, run.optimiser, run.params)
         return _Run(optax.apply_updates(run.params, step), state, key), value
 
     def advance(run):
         return lax.scan(update, run, length=schedule.chunk)
 
-    def look(params, key):
-        return problem.look(partial(outputs, cell, unroll.unroll, params), key)
+    def look(trained, key):
+        return problem.look(partial(outputs, cell, unroll.unroll, network.settled(trained)), key)
 
-    def measure(params, key):
-        return problem.measure(cell, jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params), key)
+    def measure(trained, key):
+        params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), network.settled(trained))
+        return problem.measure(cell, params, key)
 
     over_seeds = partial(jax.vmap, in_axes=(0, None))
     return (
@@ -182,6 +191,11 @@ def _functions(network: Network, problem: Problem, schedule: Schedule) -> tuple[
         jax.jit(over_seeds(look)),
         jax.jit(over_seeds(measure)),
     )
+
+
+def task_loss(cell: Cell, problem: Problem, params: PyTree, batch: PyTree) -> jax.Array:
+    """The loss of a batch, with the hand-written backward pass."""
+    return problem.loss(partial(outputs, cell, bptt.unroll, params), batch)
 
 
 def outputs(cell: Cell, run: Callable, params: PyTree, xs: jax.Array, lengths: Any = None) -> jax.Array:

@@ -1,0 +1,438 @@
+"""Which cures bring the gradient of a network that forgets back to life, and which of them let it learn?
+
+A tanh network whose every step contracts (gain 0.5) is to say a list again after a delay, and cannot: its gradient has
+vanished on the way. Each cure of the library is applied to it, one at a time, and gated cells stand beside it: loss,
+and effective horizon, the lag at which a gradient is a thousandth, before training and after it.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from matplotlib.figure import Figure
+
+from experiments import common, learning, style
+from experiments.learning import views
+from experiments.learning.problems import of_task
+from experiments.learning.training import (
+    AFTER,
+    BEFORE,
+    Learned,
+    Network,
+    Result,
+    task_loss,
+    train_all,
+)
+from experiments.verdicts import Verdict, interval, is_above, is_below, judge, lines
+from rnn_jax import bptt, cells, clipping, constraints, decay, initializers, readout, regularizers, tasks
+from rnn_jax.cells import masked, normalized
+from rnn_jax.types import Cell
+
+TANH = cells.elman()
+NONE, TIME, OMEGA, CAYLEY, MARGIN = "none", "clip along time", "Ω", "Cayley", "margin"
+
+LONGEST = 1.0
+"""‖δ_t‖ to which it is clipped along time."""
+OMEGA_WEIGHT = 0.1
+FLOSSING_WEIGHT = 1.0
+PENALTY_WEIGHT = 0.1
+EXPONENTS = 8
+"""That are flossed, of N."""
+FLOSSING_UPDATES, FLOSSING_RATE = 200, 3e-3
+"""Before the training, of Adam."""
+WIDTH = 0.1
+"""Of the margin: singular values in (0.9, 1.1)."""
+DROPOUT, ZONEOUT = 0.1, 0.2
+"""Probabilities."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(learning.TaskConfig):
+    """Settings of the cures experiment; every field can be given on the command line."""
+
+    hidden_size: int = 32
+    """N, hidden units of every network."""
+    updates: int = 1000
+    """Optimiser updates of each run."""
+    clip_norm: float = 1e5
+    """Global norm to which all gradients are clipped: none is that long. (One of the cures clips to 1.)"""
+    delay: int = 15
+    """Steps from the last symbol to the marker after which the list is to be said again."""
+    positions: int = 5
+    """Symbols in the list."""
+    gain: float = 0.5
+    """Of the Gaussian W_hh: σ_max is about twice that, and no step expands."""
+    floor: float = 1e-3
+    """Share of the gradient at lag 0 below which it counts as gone."""
+
+    solved: float = 0.5
+    """Of the loss without memory: half of what is to be known is known."""
+    stuck: float = 0.9
+    """Of the same loss: next to nothing is known."""
+    longer: float = 1.5
+    """A horizon that is longer by half was moved; between seeds it varies by a few lags in ten."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        common.within("delay", self.delay, 1, 10**4)
+        common.within("positions", self.positions, 1, 100)
+        for name, high in (
+            ("gain", 10.0),
+            ("floor", 1.0),
+            ("solved", 1.0),
+            ("stuck", 1.0),
+            ("longer", 100.0),
+        ):
+            common.strictly_between(name, getattr(self, name), 0.0, high)
+
+
+PRESETS = {
+    "quick": Config(),
+    "full": Config(seeds=8, hidden_size=128, updates=10_000, chunk=500, delay=40, positions=10),
+    "tiny": Config(
+        seeds=2, delay=2, positions=2, hidden_size=9, updates=2, chunk=1, batch_size=2, held_out=2
+    ),
+}
+"""quick: minutes on two cores; full: hours; tiny, for tests: what it measures means nothing."""
+
+
+def task_of(config: Config) -> tasks.Task:
+    """The task at the configured delay."""
+    return tasks.copy_memory(config.delay, positions=config.positions)
+
+
+def networks(config: Config) -> tuple[Network, ...]:
+    """The failing network first, then each cure of it, then gated cells."""
+    start = {"recurrent": initializers.gaussian(config.gain)}
+    chrono = {"bias": initializers.chrono(float(task_of(config).length))}
+
+    def cured(name: str, cell: Cell = TANH, **how: Callable) -> Network:
+        return Network(name, cell, start, **how)
+
+    return (
+        cured(NONE),
+        cured("clip global norm", objective=_clipped_globally),
+        cured(TIME, objective=_clipped_along_time),
+        cured(OMEGA, objective=_with_omega),
+        cured("flossing before", free=_flossed),
+        cured("flossing during", objective=_flossing),
+        cured("penalty", objective=_penalised),
+        Network("orthogonal start", TANH, {"recurrent": initializers.orthogonal()}),
+        cured(CAYLEY, free=_to_cayley, settled=_from_cayley),
+        cured(MARGIN, free=_to_margin, settled=_from_margin),
+        cured("spectral norm", settled=_normalised),
+        cured("dropout", objective=_dropped),
+        cured("zoneout", _zoned_on_average(), objective=_zoned),
+        cured("layer norm", normalized.layer_norm_elman()),
+        Network("GRU", cells.gru(), {}),
+        Network("GRU, chrono", cells.gru(), chrono),
+        Network("LSTM", cells.lstm(), {}),
+        Network("LSTM, chrono", cells.lstm(), chrono),
+    )
+
+
+# Clipping. The global norm is that of the finished gradient: a value whose gradient is the clipped one.
+
+
+def _clipped_globally(network, problem, trained, batch, key):
+    del key
+
+    @jax.custom_vjp
+    def identity(trained):
+        return trained
+
+    def clip(_, gradient):
+        clipper = optax.clip_by_global_norm(1.0)
+        return (clipper.update(gradient, clipper.init(gradient))[0],)
+
+    identity.defvjp(lambda trained: (trained, None), clip)
+    return task_loss(network.cell, problem, identity(trained), batch)
+
+
+def _clipped_along_time(network, problem, trained, batch, key):
+    del key
+    return task_loss(clipping.clip_along_time(network.cell, LONGEST), problem, trained, batch)
+
+
+# Losses that are added.
+
+
+def _with_omega(network, problem, trained, batch, key):
+    del key
+    cell, (params, out) = network.cell, trained
+
+    def loss_of(states):
+        return problem.loss(lambda xs, lengths=None: readout.linear(out, cell.emit(states)), batch)
+
+    h_0 = cell.initial_state(params, batch.xs.shape[1:-1])
+    value = regularizers.omega(cell, params, h_0, batch.xs, loss_of).mean() / len(batch.xs)
+    return task_loss(cell, problem, trained, batch) + OMEGA_WEIGHT * value
+
+
+def _floss(cell, params, xs):
+    """Of one sequence."""
+    return regularizers.flossing(cell, params, cell.initial_state(params), xs, k=EXPONENTS)
+
+
+def _flossing(network, problem, trained, batch, key):
+    del key
+    value = _floss(network.cell, trained[0], batch.xs[:, 0])
+    return task_loss(network.cell, problem, trained, batch) + FLOSSING_WEIGHT * value
+
+
+def _flossed(problem, params, key):
+    """Exponents brought to zero before the training, on inputs of the task."""
+    start, out = params
+    optimiser = optax.adam(FLOSSING_RATE)
+
+    def update(carry, key):
+        params, state = carry
+        gradient = jax.grad(partial(_floss, TANH))(params, problem.draw(key).xs[:, 0])
+        step, state = optimiser.update(gradient, state)
+        return (optax.apply_updates(params, step), state), None
+
+    keys = jax.random.split(key, FLOSSING_UPDATES)
+    (params, _), _ = lax.scan(update, (start, optimiser.init(start)), keys)
+    return params, out
+
+
+def _penalised(network, problem, trained, batch, key):
+    del key
+    value = constraints.orthogonality_penalty(trained[0].w_hh)
+    return task_loss(network.cell, problem, trained, batch) + PENALTY_WEIGHT * value
+
+
+# Matrices made of free parameters, which start at a random orthogonal matrix.
+
+
+def _to_cayley(problem, params, key):
+    del problem
+    start, out = params
+    orthogonal = initializers.orthogonal()(key, start.w_hh.shape, start.w_hh.dtype)
+    return (start, constraints.cayley_inverse(orthogonal)), out
+
+
+def _from_cayley(trained):
+    (params, form), out = trained
+    return params._replace(w_hh=constraints.cayley(*form)), out
+
+
+def _to_margin(problem, params, key):
+    (start, form), out = _to_cayley(problem, params, key)
+    size = start.w_hh.shape[-1]
+    return (start, form, jnp.zeros(size, start.w_hh.dtype), jnp.zeros_like(start.w_hh)), out
+
+
+def _from_margin(trained):
+    (params, form, p, v), out = trained
+    w_hh = constraints.margin(constraints.cayley(*form), p, constraints.cayley(v), WIDTH)
+    return params._replace(w_hh=w_hh), out
+
+
+def _normalised(trained):
+    params, out = trained
+    made = constraints.spectral_normalize(params.w_hh, jnp.ones_like(params.b_h), steps=20)
+    return params._replace(w_hh=made.w), out
+
+
+# Masks, drawn for every update.
+
+
+def _dropped(network, problem, trained, batch, key):
+    return _masked(masked.recurrent_dropout(network.cell), masked.dropout_masks, {"rate": DROPOUT})(
+        network, problem, trained, batch, key
+    )
+
+
+def _zoned(network, problem, trained, batch, key):
+    return _masked(masked.zoneout(TANH), masked.zoneout_masks, {"rates": ZONEOUT})(
+        network, problem, trained, batch, key
+    )
+
+
+def _masked(cell, draw, rates):
+    def objective(network, problem, trained, batch, key):
+        params, out = trained
+        h_0 = TANH.initial_state(params, batch.xs.shape[1:-1])
+        masks = draw(key, h_0, len(batch.xs), **rates)
+
+        def run(xs, lengths=None):
+            states = bptt.unroll(cell, params, h_0, (xs, masks), lengths=lengths)
+            return readout.linear(out, cell.emit(states))
+
+        return problem.loss(run, batch)
+
+    return objective
+
+
+def _zoned_on_average() -> Cell:
+    """The cell with the mean of its masks, as it is looked at."""
+    zoned = masked.zoneout(TANH)
+
+    def step(params, h, x):
+        return zoned.step(params, h, (x, jnp.full_like(h, ZONEOUT)))
+
+    return Cell(TANH.init, TANH.initial_state, step, TANH.emit, emit_pullback=TANH.emit_pullback)
+
+
+def run(config: Config, key: jax.Array, progress: Callable) -> Result:
+    """All networks, on the same sequences."""
+    common.require_float64("cures")
+    problem = of_task(task_of(config), config.batch_size, config.held_out)
+    return train_all(networks(config), problem, config.schedule(optax.adam), key, config.seeds, progress)
+
+
+def horizons(config: Config, learned: Learned, when: int) -> np.ndarray:
+    """The effective horizon of each seed; a gradient that reaches every step counts as that many steps."""
+    found = np.asarray(decay.horizon(learned.measured[when], config.floor))
+    return np.minimum(found, learned.measured.shape[-1])
+
+
+def metrics(config: Config, result: Result) -> Iterator[Mapping[str, Any]]:
+    """One line a network, seed and look at the held-out loss."""
+    return views.lines(result.learned, config.chunk)
+
+
+def verdicts(config: Config, result: Result) -> list[Verdict]:
+    """What fails, what mends the gradient, what learns."""
+    task = task_of(config)
+    loss = {name: interval(views.relative(task, learned)) for name, learned in result.learned.items()}
+    longer = {
+        name: interval(horizons(config, learned, AFTER) / horizons(config, result.learned[NONE], AFTER))
+        for name, learned in result.learned.items()
+    }
+
+    def stuck(name, claim, source):
+        return judge(
+            is_above(config.stuck),
+            name=name,
+            claim=claim,
+            source=source,
+            expected=f"> {config.stuck:g}",
+            measured=loss[name],
+            unit="of the loss without memory",
+            tolerance=config.stuck,
+            reason="next to nothing is known",
+            control=CAYLEY,
+            control_measured=loss[CAYLEY],
+        )
+
+    def lives(name, source):
+        return judge(
+            is_above(config.longer),
+            name=f"{name}, horizon",
+            claim=f"{name}: the gradient reaches further than without a cure, after training",
+            source=source,
+            expected=f"> {config.longer:g}",
+            measured=longer[name],
+            unit="times the horizon without",
+            tolerance=config.longer,
+            reason="between seeds a horizon varies by a few lags in ten",
+            control=TIME,
+            control_measured=longer[TIME],
+        )
+
+    return [
+        stuck(NONE, "without a cure the network does not learn the list", "lecture note, section 3"),
+        stuck(
+            "clip global norm",
+            "clipping the global norm does not help against a gradient that vanishes",
+            "Pascanu, Mikolov and Bengio (2013), section 3.2: it is for those that explode",
+        ),
+        stuck(TIME, "neither does clipping along time", "the same"),
+        lives(OMEGA, "Pascanu, Mikolov and Bengio (2013), section 3.3"),
+        lives("flossing before", "Engelken (2023)"),
+        lives("penalty", "Vorontsov, Trabelsi, Kadoury and Pal (2017)"),
+        lives(CAYLEY, "Helfrich, Willmotte and Ye (2018)"),
+        lives(MARGIN, "Vorontsov, Trabelsi, Kadoury and Pal (2017)"),
+        judge(
+            is_below(config.solved),
+            name="Cayley learns",
+            claim="held orthogonal, the same tanh network learns the list",
+            source="Helfrich, Willmotte and Ye (2018)",
+            expected=f"< {config.solved:g}",
+            measured=loss[CAYLEY],
+            unit="of the loss without memory",
+            tolerance=config.solved,
+            reason="half of what is to be known is known",
+            control=NONE,
+            control_measured=loss[NONE],
+        ),
+    ]
+
+
+_ROW = "{:18} {:>16} {:>9} {:>7} {:>14} {:>14}"
+
+
+def table(config: Config, result: Result, judged: list[Verdict]) -> str:
+    """A row a cure, and the verdicts: at most 100 columns."""
+    task = task_of(config)
+    rows = [
+        "",
+        f"loss      held out, median over the last {views.LAST} looks; without memory {task.baseline:.4f}",
+        "relative  the same over that without memory",
+        "wrong     share of held-out lists with a mistake, at the end",
+        f"horizon   first lag at which the last step's gradient is below {config.floor:g} of that at lag 0",
+        f"          (the list is {task.lag} steps back)",
+        "          means ± standard deviation over seeds",
+        "",
+        _ROW.format("", "loss", "relative", "wrong", "horizon before", "after"),
+    ]
+    for name, learned in result.learned.items():
+        relative = views.relative(task, learned)
+        rows.append(
+            _ROW.format(
+                name,
+                f"{task.baseline * relative.mean():.3f} ± {task.baseline * relative.std(ddof=1):.3f}",
+                f"{relative.mean():.2f}",
+                f"{learned.looks.wrong[:, -1].mean():.2f}",
+                *(_lags(horizons(config, learned, when), task.length) for when in (BEFORE, AFTER)),
+            )
+        )
+    return "\n".join([*rows, "", *lines(judged)])
+
+
+def _lags(found: np.ndarray, steps: int) -> str:
+    return f"> {steps - 1}" if (found >= steps).all() else f"{found.mean():.1f} ± {found.std(ddof=1):.1f}"
+
+
+def figures(config: Config, result: Result) -> Mapping[str, Figure]:
+    """Loss against horizon, a mark a cure, and where each horizon was before training."""
+    task = task_of(config)
+    with style.figure(7.2, 6.0) as figure:
+        left, right = figure.subplots(1, 2, sharey=True)
+        names = list(result.learned)[::-1]
+        for y, name in enumerate(names):
+            learned = result.learned[name]
+            before, after = (horizons(config, learned, when) for when in (BEFORE, AFTER))
+            relative = views.relative(task, learned)
+            left.plot(
+                relative,
+                np.full(relative.shape, y),
+                color=style.LINES[1]["color"],
+                marker="o",
+                linestyle="none",
+            )
+            for values, look in ((before, {"mfc": "white"}), (after, {})):
+                right.plot(
+                    values.mean(), y, color=style.LINES[2]["color"], marker="s", linestyle="none", **look
+                )
+            right.plot([before.mean(), after.mean()], [y, y], color=style.LINES[2]["color"], linewidth=1)
+        left.set_yticks(range(len(names)), names)
+        left.axvline(1, color="0.4", linestyle=":")
+        left.set(
+            xlabel="held-out loss after training,\nrelative to that without memory",
+            title="learning, a mark a seed",
+        )
+        right.axvline(task.lag, color="0.4", linewidth=0.8)
+        right.set(
+            xlabel=f"lag at which the gradient is {config.floor:g}\n(line: the list)",
+            title="horizon before (open) and after training",
+        )
+    return {"cures": figure}
