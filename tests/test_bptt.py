@@ -332,12 +332,16 @@ def whole_gradient_case(loss, dtype):
     return out, jnp.asarray(rng.normal(size=(12, 3, 4)), dtype)
 
 
-@pytest.mark.parametrize("loss", [losses.CROSS_ENTROPY, losses.SQUARED_ERROR], ids=["softmax", "linear"])
 @pytest.mark.parametrize(
-    ("name", "lengths"),
-    [("elman-tanh", None), ("elman-tanh", LENGTHS), ("lstm", LENGTHS), ("stack", LENGTHS)],
+    ("name", "lengths", "loss"),
+    [
+        ("elman-tanh", None, losses.SQUARED_ERROR),
+        ("elman-tanh", LENGTHS, losses.CROSS_ENTROPY),
+        ("lstm", LENGTHS, losses.SQUARED_ERROR),
+        ("stack", LENGTHS, losses.CROSS_ENTROPY),
+    ],
 )
-def test_the_whole_gradient_by_hand_equals_jax_grad(name, loss, lengths, float64):
+def test_the_whole_gradient_by_hand_equals_jax_grad(name, lengths, loss, float64):
     cell = ALL[name]
     params, state, xs = example(cell, float64, batch=(3,))
     out, targets = whole_gradient_case(loss, float64)
@@ -390,19 +394,6 @@ def test_the_second_call_is_not_traced_again():
     traced_once = jax.jit(jax.grad(chex.assert_max_traces(loss, n=1)))
     for seed in range(2):
         traced_once(*example(cell, "float32", seed=seed))
-
-
-def test_second_derivatives_pass_through_the_hand_written_first_ones(float64):
-    cell = cells.gru()
-    params, state, xs = example(cell, float64, steps=4)
-
-    def curvature(run):
-        def loss(state):
-            return (run(cell, params, state, xs) ** 3).sum()
-
-        return jax.jit(jax.jacrev(jax.grad(loss)))(state)
-
-    assert_close(curvature(bptt.unroll), curvature(unroll.unroll), bound(float64))
 
 
 def test_forward_mode_is_refused_here_and_works_on_the_plain_path():
@@ -475,12 +466,13 @@ class TestBadInput:
             )
 
     def test_targets_and_readouts_are_checked(self):
-        out = readout.init(jax.random.key(0), N, 4)
-        labels = jnp.zeros((12, 2), int)
+        out = readout.Readout(w_hy=np.ones((4, N), np.float32), b_y=np.zeros(4, np.float32))
+        labels = np.zeros((12, 2), np.int32)
+        above = np.where(np.arange(12)[:, None] == 0, 4, labels)
         run = partial(bptt.loss_gradients, self.cell, self.params)
         with pytest.raises(ValueError, match=r"labels holds 4; expected 0 <= label < 4"):
-            run(out, self.state, self.xs, labels.at[0, 0].set(4))
+            run(out, self.state, self.xs, above)
         with pytest.raises(ValueError, match=r"weights has shape \(12,\); expected \(T, \*B\) = \(12, 2\)"):
-            run(out, self.state, self.xs, labels, weights=jnp.ones(12))
+            run(out, self.state, self.xs, labels, weights=np.ones(12, np.float32))
         with pytest.raises(ValueError, match=r"readout_params\.b_y has 4 entries"):
-            run(out._replace(b_y=jnp.full(4, jnp.inf)), self.state, self.xs, labels)
+            run(out._replace(b_y=np.full(4, np.inf, np.float32)), self.state, self.xs, labels)
