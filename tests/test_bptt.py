@@ -30,6 +30,13 @@ from tests.cases import (
 LENGTHS = jnp.array([3, 0, 12])
 
 
+def shown(value):
+    """How an option is named in the name of a test; None for pytest's own way."""
+    if value is LENGTHS:
+        return "lengths"
+    return ("reverse" if value else "forward") if isinstance(value, bool) else None
+
+
 def bound(dtype):
     return GRADIENT_BOUND[dtype.name]
 
@@ -98,6 +105,7 @@ def test_by_hand_equals_jax_grad_over_one_step_and_over_a_thousand(name, steps, 
         ("gru-reset-before", LENGTHS, True),
         ("stack-in-stack", LENGTHS, True),
     ],
+    ids=shown,
 )
 def test_by_hand_equals_jax_grad_with_lengths_and_in_reverse(name, lengths, reverse, float64):
     cell = ALL[name]
@@ -117,6 +125,7 @@ def test_by_hand_equals_jax_grad_with_lengths_and_in_reverse(name, lengths, reve
         ("gru-reset-before", None, True),
         ("stack", LENGTHS, True),
     ],
+    ids=shown,
 )
 def test_the_gradient_of_the_final_state_alone_equals_jax_grad(name, lengths, reverse, float64):
     cell = ALL[name]
