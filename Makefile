@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 EXTRAS ?= dev
 JOBS ?= 2
+ARGS ?=
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SOURCES := $(wildcard conftest.py rnn_jax tests experiments benchmarks)
@@ -21,12 +22,13 @@ help:
 	@echo 'VENV=.venv-py313   where the environment is made ($(VENV))'
 	@echo 'EXTRAS=dev,cuda13  extras installed into a new environment ($(EXTRAS))'
 	@echo 'JOBS=4             test processes ($(JOBS))'
+	@echo 'ARGS="-k loop"     further arguments of pytest, for `make test`'
 
 demo: $(INSTALLED)
 	$(BIN)/python -m experiments run digits
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check $(SOURCES)

@@ -159,12 +159,10 @@ def loss_gradients(
         another shape or dtype.
 
     >>> from rnn_jax import cells
-    >>> cell = cells.gru()
-    >>> params = cell.init(jax.random.key(0), 3, 8)
-    >>> out = readout.init(jax.random.key(1), 8, 2)
-    >>> h_0 = cell.initial_state(params, (5,))
-    >>> run = jax.jit(loss_gradients, static_argnums=0)
-    >>> g = run(cell, params, out, h_0, jnp.ones((7, 5, 3)), jnp.zeros((7, 5), int))
+    >>> params = cells.ElmanParams(w_hh=0.5 * jnp.eye(8), w_xh=jnp.ones((8, 3)), b_h=jnp.zeros(8))
+    >>> out = readout.Readout(w_hy=jnp.ones((2, 8)), b_y=jnp.zeros(2))
+    >>> h_0, xs, labels = jnp.zeros((5, 8)), jnp.ones((7, 5, 3)), jnp.zeros((7, 5), int)
+    >>> g = jax.jit(loss_gradients, static_argnums=0)(cells.elman(), params, out, h_0, xs, labels)
     >>> g.readout.w_hy.shape, g.deltas.shape
     ((2, 8), (7, 5, 8))
     """
@@ -210,13 +208,11 @@ def unroll(
     Arguments, result and errors as for `rnn_jax.unroll.unroll`, with `store` as above; reverse mode only.
 
     >>> from rnn_jax import cells
-    >>> cell = cells.lstm()
-    >>> params = cell.init(jax.random.key(0), 3, 8)
-    >>> h_0, xs = cell.initial_state(params), jnp.ones((5, 3))
-    >>> loss = lambda p: (unroll(cell, p, h_0, xs).h ** 2).sum()
-    >>> grads = jax.jit(jax.grad(loss))(params)
-    >>> grads.w_hh.shape
-    (4, 8, 8)
+    >>> cell = cells.elman(cells.identity)
+    >>> params = cells.ElmanParams(w_hh=jnp.array([[0.5]]), w_xh=jnp.array([[1.0]]), b_h=jnp.zeros(1))
+    >>> loss = lambda h_0: unroll(cell, params, h_0, jnp.ones((4, 1))).sum()
+    >>> jax.jit(jax.grad(loss))(jnp.zeros(1))  # 0.5 + 0.5² + 0.5³ + 0.5⁴
+    Array([0.9375], dtype=float32)
     """
     params, state, xs, lengths = unrolling.arguments(params, state, xs, lengths)
     return _unroll(sweeps.plan(cell, store, reverse, params, state, xs), params, state, xs, lengths)
@@ -239,11 +235,11 @@ def final_state(
     Arguments, result and errors as for `rnn_jax.unroll.final_state`, with `store` as above; reverse mode only.
 
     >>> from rnn_jax import cells
-    >>> cell = cells.elman()
-    >>> params = cell.init(jax.random.key(0), 3, 8)
-    >>> h_0, xs = cell.initial_state(params), jnp.ones((5, 3))
-    >>> jax.grad(lambda h: final_state(cell, params, h, xs).sum())(h_0).shape
-    (8,)
+    >>> cell = cells.elman(cells.identity)
+    >>> params = cells.ElmanParams(w_hh=jnp.array([[0.5]]), w_xh=jnp.array([[1.0]]), b_h=jnp.zeros(1))
+    >>> loss = lambda h_0: final_state(cell, params, h_0, jnp.ones((4, 1))).sum()
+    >>> jax.jit(jax.grad(loss))(jnp.zeros(1))  # 0.5⁴
+    Array([0.0625], dtype=float32)
     """
     params, state, xs, lengths = unrolling.arguments(params, state, xs, lengths)
     return _final_state(sweeps.plan(cell, store, reverse, params, state, xs), params, state, xs, lengths)

@@ -143,7 +143,7 @@ def fit_rate(log_norms: ArrayLike, first: int, last: int) -> Rate:
     Raises:
       ValueError: a window out of range, or with fewer than three increments.
 
-    >>> fit_rate(-0.25 * jnp.arange(50.0), 10, 40)
+    >>> jax.jit(fit_rate, static_argnums=(1, 2))(-0.25 * jnp.arange(50.0), 10, 40)
     nats per lag, with a 95 % interval
      rate    low   high  r²
     -0.25  -0.25  -0.25   1

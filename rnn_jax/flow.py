@@ -120,10 +120,11 @@ def profile(
     >>> from rnn_jax import cells
     >>> cell = cells.elman(cells.identity)
     >>> params = cells.ElmanParams(w_hh=jnp.array([[0.5]]), w_xh=jnp.array([[1.0]]), b_h=jnp.zeros(1))
-    >>> bound = products.log_bound(params.w_hh, 1)[1]
-    >>> jax.jit(lambda xs: profile(cell, params, jnp.zeros(1), xs, lambda h: h[:, 0], log_step_bound=bound))(
-    ...     jnp.ones((5, 1))
-    ... )
+    >>> @jax.jit
+    ... def run(params, xs):
+    ...     bound = products.log_bound(params.w_hh, 1)[1]
+    ...     return profile(cell, params, jnp.zeros(1), xs, lambda h: h[:, 0], log_step_bound=bound)
+    >>> run(params, jnp.ones((5, 1)))
     Gradient flow over T = 5 steps, S = 1 state entries
     lag  mean ln ratio  mean ln bound  share of gradient
       0              0              0             0.6433

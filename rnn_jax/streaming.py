@@ -64,7 +64,7 @@ def prefix(
 
     >>> def halve(params, state, x):
     ...     return 0.5 * state + x
-    >>> prefix(halve, None, jnp.zeros(2), jnp.zeros((2000, 2)), every=1000)
+    >>> jax.jit(lambda xs: prefix(halve, None, jnp.zeros(2), xs, every=1000))(jnp.zeros((2000, 2)))
     log-norms of products of Jacobians, in nats
     factors  log-norm
           0         0
@@ -95,7 +95,10 @@ def suffix(
     Returns:
       `Stream`; entry m is ln‖∂h_T/∂h_{T−n}‖ at n = m · every, `product` is ∂h_T/∂h_0.
 
-    >>> suffix(lambda p, s, x: 2.0 * s, None, jnp.zeros(3), jnp.zeros((8, 1)), every=4).log_norms / jnp.log(2.0)
+    >>> def double(params, state, x):
+    ...     return 2.0 * state
+    >>> stream = jax.jit(lambda xs: suffix(double, None, jnp.zeros(3), xs, every=4))(jnp.zeros((8, 1)))
+    >>> stream.log_norms / jnp.log(2.0)
     Array([0., 4., 8.], dtype=float32)
     """
     params, state, xs, every = _arguments(step, params, state, xs, ord, every)
@@ -132,8 +135,9 @@ def by_lag(
     Raises:
       ValueError: as `prefix`; a lag out of range.
 
-    >>> run = jax.jit(by_lag, static_argnums=(0, 4))
-    >>> run(lambda p, s, x: 2.0 * s, None, jnp.zeros(3), jnp.zeros((8, 1)), 5) / jnp.log(2.0)
+    >>> def double(params, state, x):
+    ...     return 2.0 * state
+    >>> jax.jit(lambda xs: by_lag(double, None, jnp.zeros(3), xs, lag=5))(jnp.zeros((8, 1))) / jnp.log(2.0)
     Array([5., 5., 5., 5.], dtype=float32)
     """
     params, state, xs, _ = _arguments(step, params, state, xs, ord, 1)

@@ -5,10 +5,11 @@ from importlib.metadata import version
 
 # Nearly all of the suite's time is compilation, and most of that the optimisation of machine code and the lowering of
 # fusions through MLIR, which are not what is tested. XLA_FLAGS=--xla_backend_optimization_level=3 runs it optimised.
-# Only jaxlib 0.10 has the second flag, and XLA ends the process at one that it does not know.
+# To split programs this small, to compile their parts in parallel, costs more than it saves.
+# Only jaxlib 0.10 has the last flag, and XLA ends the process at one that it does not know.
 os.environ.setdefault(
     "XLA_FLAGS",
-    "--xla_backend_optimization_level=0"
+    "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
     + " --xla_cpu_use_fusion_emitters=false" * version("jaxlib").startswith("0.10."),
 )
 

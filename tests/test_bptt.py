@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 from jax.interpreters import partial_eval
 
 from benchmarks import loops
@@ -27,6 +28,13 @@ from tests.cases import (
 )
 
 LENGTHS = jnp.array([3, 0, 12])
+
+
+def shown(value):
+    """How an option is named in the name of a test; None for pytest's own way."""
+    if value is LENGTHS:
+        return "lengths"
+    return ("reverse" if value else "forward") if isinstance(value, bool) else None
 
 
 def bound(dtype):
@@ -55,7 +63,11 @@ def cotangents_for(cell, case, **options):
     return random_cotangents(shapes)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [(name, "float64") for name in ALL] + [(name, "float32") for name in ("lstm", "stack-reset-before")],
+    indirect=["dtype"],
+)
 def test_by_hand_equals_jax_grad_on_random_cotangents_at_every_step(name, dtype):
     cell = ALL[name]
     case = example(cell, dtype, steps=40)
@@ -64,8 +76,18 @@ def test_by_hand_equals_jax_grad_on_random_cotangents_at_every_step(name, dtype)
     assert_close(by_vjp, automatic, bound(dtype))
 
 
-@pytest.mark.parametrize("steps", [1, 1000])
-@pytest.mark.parametrize("name", ["elman-tanh", "gru", "lstm", "gru-reset-before", "stack"])
+@pytest.mark.parametrize(
+    ("name", "steps", "dtype"),
+    [
+        ("elman-tanh", 1, "float64"),
+        ("stack", 1, "float64"),
+        ("elman-tanh", 1000, "float32"),
+        ("gru", 1000, "float64"),
+        ("lstm", 1000, "float32"),
+        ("gru-reset-before", 1000, "float32"),
+    ],
+    indirect=["dtype"],
+)
 def test_by_hand_equals_jax_grad_over_one_step_and_over_a_thousand(name, steps, dtype):
     cell = ALL[name]
     case = example(cell, dtype, steps=steps)
@@ -74,21 +96,37 @@ def test_by_hand_equals_jax_grad_over_one_step_and_over_a_thousand(name, steps, 
     assert_close(by_vjp, automatic, bound(dtype))
 
 
-@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
-@pytest.mark.parametrize("name", ["lstm", "gru-reset-before", "stack-in-stack"])
-def test_by_hand_equals_jax_grad_with_lengths_and_in_reverse(name, reverse, float64):
+@pytest.mark.parametrize(
+    ("name", "lengths", "reverse"),
+    [
+        ("lstm", LENGTHS, False),
+        ("lstm", LENGTHS, True),
+        ("gru-reset-before", None, True),
+        ("gru-reset-before", LENGTHS, True),
+        ("stack-in-stack", LENGTHS, True),
+    ],
+    ids=shown,
+)
+def test_by_hand_equals_jax_grad_with_lengths_and_in_reverse(name, lengths, reverse, float64):
     cell = ALL[name]
     case = example(cell, float64, batch=(3,))
     cotangents = cotangents_for(cell, case)
-    for lengths in (None, LENGTHS):
-        by_hand, by_vjp, automatic = three_ways(cell, *case, cotangents, lengths=lengths, reverse=reverse)
-        assert_close(by_hand, automatic, bound(float64))
-        assert_close(by_vjp, automatic, bound(float64))
+    by_hand, by_vjp, automatic = three_ways(cell, *case, cotangents, lengths=lengths, reverse=reverse)
+    assert_close(by_hand, automatic, bound(float64))
+    assert_close(by_vjp, automatic, bound(float64))
 
 
-@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
-@pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["full", "lengths"])
-@pytest.mark.parametrize("name", ["elman-tanh", "gru-reset-before", "stack"])
+@pytest.mark.parametrize(
+    ("name", "lengths", "reverse"),
+    [
+        ("elman-tanh", None, False),
+        ("elman-tanh", LENGTHS, True),
+        ("gru-reset-before", LENGTHS, False),
+        ("gru-reset-before", None, True),
+        ("stack", LENGTHS, True),
+    ],
+    ids=shown,
+)
 def test_the_gradient_of_the_final_state_alone_equals_jax_grad(name, lengths, reverse, float64):
     cell = ALL[name]
     params, state, xs = example(cell, float64, batch=(3,))
@@ -122,30 +160,35 @@ def test_no_batch_two_batch_axes_and_vmap_agree(name, float64):
     assert_close(native, mapped, bound(float64))
 
 
-@pytest.mark.parametrize("name", ["elman-tanh", "gru", "lstm", "stack"])
+@pytest.mark.parametrize("name", ["gru", "stack"])
 def test_vmap_over_parameters_is_a_loop_over_networks(name, float64):
     cell = ALL[name]
     cases = [example(cell, float64, seed=seed) for seed in range(2)]
     cotangents = cotangents_for(cell, cases[0])
-    together = jax.tree.map(lambda *leaves: jnp.stack(leaves), *cases)
+    together = jax.tree.map(lambda *leaves: np.stack(leaves), *cases)
     run = partial(gradients_of, bptt.unroll, cell)
-    mapped = jax.jit(jax.vmap(run, in_axes=(0, 0, 0, None)))(*together, cotangents)
-    run = jax.jit(run)
-    for k, case in enumerate(cases):
-        one = jax.tree.map(lambda leaf, k=k: leaf[k], mapped)
-        assert_close(one, run(*case, cotangents), bound(float64))
+
+    @jax.jit
+    def both(together, cotangents):
+        mapped = jax.vmap(run, in_axes=(0, 0, 0, None))(*together, cotangents)
+        return mapped, lax.map(lambda case: run(*case, cotangents), together)
+
+    assert_close(*both(together, cotangents), bound(float64))
 
 
-@pytest.mark.parametrize("name", ["gru", "stack", "stack-reset-before"])
-def test_a_bare_step_gives_what_its_cell_gives(name, float64):
+@pytest.mark.parametrize(
+    ("name", "lengths"), [("gru", None), ("gru", LENGTHS), ("stack-reset-before", LENGTHS)]
+)
+def test_a_bare_step_gives_what_its_cell_gives(name, lengths, float64):
     cell = ALL[name]
     case = example(cell, float64, batch=(3,))
     cotangents = cotangents_for(cell, case)
-    run = jax.jit(bptt.bptt, static_argnums=0)
-    for lengths in (None, LENGTHS):
-        by_hand = run(cell, *case, cotangents, lengths=lengths)
-        through_vjp = run(cell.step, *case, cotangents, lengths=lengths)
-        assert_close(by_hand, through_vjp, bound(float64))
+
+    @jax.jit
+    def both(*arguments):
+        return tuple(bptt.bptt(step, *arguments, lengths=lengths) for step in (cell, cell.step))
+
+    assert_close(*both(*case, cotangents), bound(float64))
 
 
 def test_a_step_of_your_own_needs_no_structure(float64):
@@ -163,16 +206,18 @@ def test_a_step_of_your_own_needs_no_structure(float64):
     assert_close(by_vjp, automatic, bound(float64))
 
 
-@pytest.mark.parametrize(
-    "name", ["elman-relu", "leaky-pre", "gru-reset-before", "lstm", "stack", "stack-in-stack"]
-)
+@pytest.mark.parametrize("name", ["leaky-pre", "gru-reset-before", "lstm", "stack"])
 def test_deltas_obey_their_recursion_with_the_exact_jacobians(name, float64):
     # δ_{t−1} = J_tᵀ δ_t + ∂L/∂s_{t−1}, on the flattened state, δ_0 being the gradient of h_0.
     cell = ALL[name]
     case = example(cell, float64, batch=())
     cotangents = cotangents_for(cell, case)
-    result = jax.jit(partial(bptt.bptt, cell))(*case, cotangents)
-    stacked = jax.jit(partial(jacobians.state_jacobians, cell))(*case)
+
+    @jax.jit
+    def both(*case):
+        return bptt.bptt(cell, *case, cotangents), jacobians.state_jacobians(cell, *case)
+
+    result, stacked = both(*case)
     deltas = flat(unroll.with_initial(result.state, result.deltas))
     immediate = flat(unroll.with_initial(jax.tree.map(jnp.zeros_like, result.state), cotangents))
     recursion = np.einsum("tij,ti->tj", stacked, deltas[1:]) + immediate[:-1]
@@ -188,87 +233,98 @@ def flat(tree):
 # --- The hand-written derivatives are what runs: each one, broken, shows. ------------------------------------
 
 
-def broken(cell, part, gate):
-    """The cell with one derivative of its pullback off by 1 %: `part` 0 is ds, 1 is du, 2 is dr."""
+def gate_by_gate(factors, array, axis):
+    return jax.vmap(jnp.multiply, (0, axis), axis)(factors, array)
+
+
+def off_by(cell, factors):
+    """The cell with ds, du and dr of its pullback off by factors: one for each leaf of ds, each gate of du and dr."""
+
+    def by_gate(pulled, factor):  # (B, N) is one gate
+        return factor[0] * pulled if pulled.ndim == 2 else gate_by_gate(factor, pulled, axis=-2)
 
     def pullback(*arguments):
-        pulled = list(cell.pullback(*arguments))
-        if part == 0:
-            leaves, structure = jax.tree.flatten(pulled[0])
-            leaves[gate] = 1.01 * leaves[gate]
-            pulled[0] = jax.tree.unflatten(structure, leaves)
-        elif pulled[part].ndim == 2:  # one gate: (B, N)
-            pulled[part] = 1.01 * pulled[part]
-        else:
-            pulled[part] = pulled[part].at[..., gate, :].multiply(1.01)
-        return tuple(pulled)
+        ds, du, dr = cell.pullback(*arguments)
+        leaves, structure = jax.tree.flatten(ds)
+        ds = jax.tree.unflatten(structure, [f * leaf for f, leaf in zip(factors["ds"], leaves, strict=True)])
+        return ds, by_gate(du, factors["du"]), by_gate(dr, factors["dr"])
 
     return cell._replace(pullback=pullback)
 
 
-def breakages():
-    for name, cell in STRUCTURED.items():
-        gates = {"gru": 3, "lstm": 4}.get(name.split("-")[0], 1)
-        for part, word in ((1, "du"), (2, "dr")):
-            yield from (pytest.param(cell, part, gate, id=f"{name}-{word}{gate}") for gate in range(gates))
-        if name.startswith(("leaky", "gru")):
-            yield pytest.param(cell, 0, 0, id=f"{name}-ds")
-        if name.startswith("lstm"):
-            yield pytest.param(cell, 0, 1, id=f"{name}-dc")
+def derivatives_of(name):
+    """The parts of a pullback that reach a gradient, and the entries of each."""
+    gates = {"gru": 3, "lstm": 4}.get(name.split("-")[0], 1)
+    carried = {"leaky": [0], "gru": [0], "lstm": [1]}.get(name.split("-")[0], [])  # of an LSTM c, not h
+    return {"ds": carried, "du": range(gates), "dr": range(gates)}
 
 
-@partial(jax.jit, static_argnums=0)
-def by_hand_alone(cell, params, state, xs, cotangents):
-    result = bptt.bptt(cell, params, state, xs, cotangents)
+def by_hand_alone(cell, case, cotangents):
+    result = bptt.bptt(cell, *case, cotangents)
     return result.params, result.state, result.xs
 
 
-automatic_alone = jax.jit(partial(gradients_of, unroll.unroll), static_argnums=0)
-
-
-def is_noticed(bad, cell):
-    """Whether the gradients of a cell with a bad derivative differ from the automatic ones."""
+def broken_and_automatic(cell, break_it):
+    """From factors to the gradients of `break_it(cell, factors)` and JAX's of the cell: one program for them all."""
     case = example(cell, "float64", steps=3)
     cotangents = cotangents_for(cell, case)
-    return differs(by_hand_alone(bad, *case, cotangents), automatic_alone(cell, *case, cotangents), 1e-6)
+    return jax.jit(
+        lambda factors: (
+            by_hand_alone(break_it(cell, factors), case, cotangents),
+            gradients_of(unroll.unroll, cell, *case, cotangents),
+        )
+    )
 
 
-@pytest.mark.parametrize(("cell", "part", "gate"), list(breakages()))
-def test_breaking_any_one_derivative_of_any_cell_is_noticed(cell, part, gate, float64):
-    assert is_noticed(broken(cell, part, gate), cell)
+def off_by_one_percent(ones, part, at):
+    return ones | {part: np.where(np.arange(ones[part].size) == at, 1.01, ones[part])}
 
 
-@pytest.mark.parametrize("cell", [cells.elman(), cells.gru(), cells.lstm()], ids=["elman", "gru", "lstm"])
-def test_an_unbroken_cell_is_not_noticed(cell, float64):
-    assert not is_noticed(cell, cell)
+@pytest.mark.parametrize("name", STRUCTURED)
+def test_breaking_any_one_derivative_of_any_cell_is_noticed(name, float64):
+    cell, parts = STRUCTURED[name], derivatives_of(name)
+    leaves = len(jax.tree.leaves(example(cell, float64).state))
+    ones = {"ds": np.ones(leaves), "du": np.ones(len(parts["du"])), "dr": np.ones(len(parts["dr"]))}
+    run = broken_and_automatic(cell, off_by)
+    assert not differs(*run(ones), 1e-6)
+    every = [(part, at) for part, entries in parts.items() for at in entries]
+    assert every == [one for one in every if differs(*run(off_by_one_percent(ones, *one)), 1e-6)]
 
 
 def test_the_custom_vjp_runs_on_the_hand_written_derivatives_too(float64):
     cell = cells.lstm()
     case = example(cell, float64, steps=3)
-    _, by_vjp, automatic = three_ways(broken(cell, 1, 3), *case, cotangents_for(cell, case))
+    bad = off_by(cell, {"ds": (1, 1), "du": np.array([1, 1, 1, 1.01]), "dr": np.ones(4)})
+    _, by_vjp, automatic = three_ways(bad, *case, cotangents_for(cell, case))
     assert differs(by_vjp, automatic, 1e-6)
 
 
 @pytest.mark.parametrize("name", ["leaky-pre", "lstm"])
 def test_breaking_the_derivative_of_what_a_cell_emits_is_noticed(name, float64):
-    cell = ALL[name]
-    bad = cell._replace(
-        emit_pullback=lambda s, dh: jax.tree.map(lambda d: 1.01 * d, cell.emit_pullback(s, dh))
-    )
-    assert is_noticed(bad, cell)
+    def scaled(cell, factor):
+        return cell._replace(
+            emit_pullback=lambda s, dh: jax.tree.map(lambda d: factor * d, cell.emit_pullback(s, dh))
+        )
+
+    run = broken_and_automatic(ALL[name], scaled)
+    assert not differs(*run(1.0), 1e-6)
+    assert differs(*run(1.01), 1e-6)
 
 
-@pytest.mark.parametrize("gate", range(3))
-@pytest.mark.parametrize("leaf", ["w_hh", "w_xh", "b_h"])
-def test_breaking_the_whole_step_derivative_gate_by_gate_is_noticed(gate, leaf, float64):
-    cell = cells.gru_reset_before()
+def test_breaking_the_whole_step_derivative_gate_by_gate_is_noticed(float64):
+    def scaled(cell, factors):
+        def step_pullback(*arguments):
+            d_params, ds, dx = cell.step_pullback(*arguments)
+            wrong = {leaf: gate_by_gate(f, getattr(d_params, leaf), 0) for leaf, f in factors.items()}
+            return d_params._replace(**wrong), ds, dx
 
-    def step_pullback(*arguments):
-        d_params, ds, dx = cell.step_pullback(*arguments)
-        return d_params._replace(**{leaf: getattr(d_params, leaf).at[gate].multiply(1.01)}), ds, dx
+        return cell._replace(step_pullback=step_pullback)
 
-    assert is_noticed(cell._replace(step_pullback=step_pullback), cell)
+    ones = dict.fromkeys(("w_hh", "w_xh", "b_h"), np.ones(3))
+    run = broken_and_automatic(cells.gru_reset_before(), scaled)
+    assert not differs(*run(ones), 1e-6)
+    every = [(leaf, gate) for leaf in ones for gate in range(3)]
+    assert every == [one for one in every if differs(*run(off_by_one_percent(ones, *one)), 1e-6)]
 
 
 # --- The note's gradient, from the readout's loss to every parameter. -----------------------------------------
@@ -285,12 +341,16 @@ def whole_gradient_case(loss, dtype):
     return out, jnp.asarray(rng.normal(size=(12, 3, 4)), dtype)
 
 
-@pytest.mark.parametrize("loss", [losses.CROSS_ENTROPY, losses.SQUARED_ERROR], ids=["softmax", "linear"])
 @pytest.mark.parametrize(
-    ("name", "lengths"),
-    [("elman-tanh", None), ("elman-tanh", LENGTHS), ("lstm", LENGTHS), ("stack", LENGTHS)],
+    ("name", "lengths", "loss"),
+    [
+        ("elman-tanh", None, losses.SQUARED_ERROR),
+        ("elman-tanh", LENGTHS, losses.CROSS_ENTROPY),
+        ("lstm", LENGTHS, losses.SQUARED_ERROR),
+        ("stack", LENGTHS, losses.CROSS_ENTROPY),
+    ],
 )
-def test_the_whole_gradient_by_hand_equals_jax_grad(name, loss, lengths, float64):
+def test_the_whole_gradient_by_hand_equals_jax_grad(name, lengths, loss, float64):
     cell = ALL[name]
     params, state, xs = example(cell, float64, batch=(3,))
     out, targets = whole_gradient_case(loss, float64)
@@ -343,19 +403,6 @@ def test_the_second_call_is_not_traced_again():
     traced_once = jax.jit(jax.grad(chex.assert_max_traces(loss, n=1)))
     for seed in range(2):
         traced_once(*example(cell, "float32", seed=seed))
-
-
-def test_second_derivatives_pass_through_the_hand_written_first_ones(float64):
-    cell = cells.gru()
-    params, state, xs = example(cell, float64, steps=4)
-
-    def curvature(run):
-        def loss(state):
-            return (run(cell, params, state, xs) ** 3).sum()
-
-        return jax.jit(jax.jacrev(jax.grad(loss)))(state)
-
-    assert_close(curvature(bptt.unroll), curvature(unroll.unroll), bound(float64))
 
 
 def test_forward_mode_is_refused_here_and_works_on_the_plain_path():
@@ -428,12 +475,13 @@ class TestBadInput:
             )
 
     def test_targets_and_readouts_are_checked(self):
-        out = readout.init(jax.random.key(0), N, 4)
-        labels = jnp.zeros((12, 2), int)
+        out = readout.Readout(w_hy=np.ones((4, N), np.float32), b_y=np.zeros(4, np.float32))
+        labels = np.zeros((12, 2), np.int32)
+        above = np.where(np.arange(12)[:, None] == 0, 4, labels)
         run = partial(bptt.loss_gradients, self.cell, self.params)
         with pytest.raises(ValueError, match=r"labels holds 4; expected 0 <= label < 4"):
-            run(out, self.state, self.xs, labels.at[0, 0].set(4))
+            run(out, self.state, self.xs, above)
         with pytest.raises(ValueError, match=r"weights has shape \(12,\); expected \(T, \*B\) = \(12, 2\)"):
-            run(out, self.state, self.xs, labels, weights=jnp.ones(12))
+            run(out, self.state, self.xs, labels, weights=np.ones(12, np.float32))
         with pytest.raises(ValueError, match=r"readout_params\.b_y has 4 entries"):
-            run(out._replace(b_y=jnp.full(4, jnp.inf)), self.state, self.xs, labels)
+            run(out._replace(b_y=np.full(4, np.inf, np.float32)), self.state, self.xs, labels)

@@ -115,7 +115,7 @@ def test_the_interval_is_that_of_the_formula(size, float64):
     variance, reach = newey_west(np.diff(curve))
     b = reach / size
     half_width = stats.t.ppf(0.975, 1.5 / b) * np.sqrt(variance / (1 - b + b * b / 3) / size)
-    rate = decay.fit_rate(curve, 0, size)
+    rate = fit_rate(curve, 0, size)
     np.testing.assert_allclose([rate.high - rate.rate, rate.rate - rate.low], half_width, rtol=1e-11)
 
 

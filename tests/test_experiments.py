@@ -58,83 +58,77 @@ def started(float64):
     return network.cell, params, held_out.test_xs[:, :2], held_out.test_labels[:2]
 
 
-def test_a_run_writes_all_of_its_files(tiny_run):
-    files = {str(path.relative_to(tiny_run)) for path in tiny_run.rglob("*") if path.is_file()}
-    figures = {f"figures/{name}.png" for name in ("gradient_flow", "singular_values", "training")}
-    plain = {"config.json", "versions.json", "arrays.npz", "metrics.jsonl", "verdicts.json", "table.txt"}
-    assert files == plain | figures
+class TestATinyRun:
+    def test_a_run_writes_all_of_its_files(self, tiny_run):
+        files = {str(path.relative_to(tiny_run)) for path in tiny_run.rglob("*") if path.is_file()}
+        figures = {f"figures/{name}.png" for name in ("gradient_flow", "singular_values", "training")}
+        plain = {"config.json", "versions.json", "arrays.npz", "metrics.jsonl", "verdicts.json", "table.txt"}
+        assert files == plain | figures
 
+    def test_the_configuration_of_a_run_can_be_made_again(self, tiny_run):
+        fields = json.loads((tiny_run / "config.json").read_text())
+        fields["lags_shown"] = tuple(fields["lags_shown"])
+        assert Config(**fields) == dataclasses.replace(TINY, seed=3)
 
-def test_the_configuration_of_a_run_can_be_made_again(tiny_run):
-    fields = json.loads((tiny_run / "config.json").read_text())
-    fields["lags_shown"] = tuple(fields["lags_shown"])
-    assert Config(**fields) == dataclasses.replace(TINY, seed=3)
+    def test_the_saved_arrays_have_the_documented_shapes(self, arrays):
+        seeds, sequences = TINY.seeds, TINY.sequences
+        assert arrays["before.log_norms"].shape == (M, seeds, sequences, STEPS + 1)
+        assert arrays["after.step_norms"].shape == (M, C, seeds, sequences, STEPS)
+        assert arrays["after.log_gradients"].shape == (M, C, seeds, sequences, STEPS + 1)
+        lags, widest = len(TINY.lags_shown), 2 * TINY.hidden_size  # (h, c) of the LSTM
+        assert arrays["before.log_singular_values"].shape == (M, seeds, lags, widest)
+        assert arrays["updates.loss"].shape == (M, C, seeds, TINY.updates)
+        assert arrays["accuracy"].shape == (M, C, seeds, TINY.updates // TINY.chunk)
 
+    def test_training_is_float32_and_analysis_float64(self, arrays):
+        assert arrays["updates.loss"].dtype == np.float32
+        assert arrays["before.log_norms"].dtype == np.float64
 
-def test_the_saved_arrays_have_the_documented_shapes(arrays):
-    seeds, sequences = TINY.seeds, TINY.sequences
-    assert arrays["before.log_norms"].shape == (M, seeds, sequences, STEPS + 1)
-    assert arrays["after.step_norms"].shape == (M, C, seeds, sequences, STEPS)
-    assert arrays["after.log_gradients"].shape == (M, C, seeds, sequences, STEPS + 1)
-    lags, widest = len(TINY.lags_shown), 2 * TINY.hidden_size  # (h, c) of the LSTM
-    assert arrays["before.log_singular_values"].shape == (M, seeds, lags, widest)
-    assert arrays["updates.loss"].shape == (M, C, seeds, TINY.updates)
-    assert arrays["accuracy"].shape == (M, C, seeds, TINY.updates // TINY.chunk)
+    def test_every_verdict_says_what_it_rests_on(self, tiny_run):
+        judged = json.loads((tiny_run / "verdicts.json").read_text())
+        assert {v["outcome"] for v in judged} <= {verdicts.HOLDS, verdicts.FAILS, verdicts.INCONCLUSIVE}
+        for field in ("claim", "source", "expected", "unit", "reason", "control", "control_outcome"):
+            assert all(v[field] for v in judged)
+        assert all(v["control_outcome"] == verdicts.FAILS for v in judged if v["outcome"] == verdicts.HOLDS)
 
+    def test_metrics_are_one_line_a_chunk_network_setting_and_seed(self, tiny_run):
+        lines = [json.loads(line) for line in (tiny_run / "metrics.jsonl").read_text().splitlines()]
+        assert len(lines) == M * C * TINY.seeds * (TINY.updates // TINY.chunk)
+        assert {line["network"] for line in lines} == {network.name for network in networks(TINY)}
 
-def test_training_is_float32_and_analysis_float64(arrays):
-    assert arrays["updates.loss"].dtype == np.float32
-    assert arrays["before.log_norms"].dtype == np.float64
+    def test_the_table_fits_100_columns(self, tiny_run):
+        assert max(map(len, (tiny_run / "table.txt").read_text().splitlines())) <= 100
 
+    def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(self, arrays, float64):
+        def repeat(seed):
+            config = dataclasses.replace(TINY, seed=seed)
+            return results.arrays(digits.run(config, jax.random.key(config.seed)))
 
-def test_every_verdict_says_what_it_rests_on(tiny_run):
-    judged = json.loads((tiny_run / "verdicts.json").read_text())
-    assert {v["outcome"] for v in judged} <= {verdicts.HOLDS, verdicts.FAILS, verdicts.INCONCLUSIVE}
-    for field in ("claim", "source", "expected", "unit", "reason", "control", "control_outcome"):
-        assert all(v[field] for v in judged)
-    assert all(v["control_outcome"] == verdicts.FAILS for v in judged if v["outcome"] == verdicts.HOLDS)
+        again = repeat(3)
+        assert set(again) == set(arrays)
+        for name, values in arrays.items():
+            np.testing.assert_array_equal(again[name], values, err_msg=name)
+        assert not np.array_equal(repeat(4)["updates.loss"], arrays["updates.loss"])
 
+    def test_clipped_and_unclipped_runs_start_alike_and_then_part(self, arrays):
+        loss = arrays["updates.loss"]
+        # One program for both: only rounding in how the runs are batched could differ.
+        np.testing.assert_allclose(loss[:, flow.CLIPPED, :, 0], loss[:, flow.UNCLIPPED, :, 0], rtol=1e-5)
+        assert not np.allclose(
+            loss[ABOVE, flow.CLIPPED, :, -1], loss[ABOVE, flow.UNCLIPPED, :, -1], rtol=1e-5
+        )
 
-def test_metrics_are_one_line_a_chunk_network_setting_and_seed(tiny_run):
-    lines = [json.loads(line) for line in (tiny_run / "metrics.jsonl").read_text().splitlines()]
-    assert len(lines) == M * C * TINY.seeds * (TINY.updates // TINY.chunk)
-    assert {line["network"] for line in lines} == {network.name for network in networks(TINY)}
-
-
-def test_the_table_fits_100_columns(tiny_run):
-    assert max(map(len, (tiny_run / "table.txt").read_text().splitlines())) <= 100
-
-
-def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(arrays, float64):
-    def repeat(seed):
-        config = dataclasses.replace(TINY, seed=seed)
-        return results.arrays(digits.run(config, jax.random.key(config.seed)))
-
-    again = repeat(3)
-    assert set(again) == set(arrays)
-    for name, values in arrays.items():
-        np.testing.assert_array_equal(again[name], values, err_msg=name)
-    assert not np.array_equal(repeat(4)["updates.loss"], arrays["updates.loss"])
-
-
-def test_clipped_and_unclipped_runs_start_alike_and_then_part(arrays):
-    loss = arrays["updates.loss"]
-    # One program for both: only rounding in how the runs are batched could differ.
-    np.testing.assert_allclose(loss[:, flow.CLIPPED, :, 0], loss[:, flow.UNCLIPPED, :, 0], rtol=1e-5)
-    assert not np.allclose(loss[ABOVE, flow.CLIPPED, :, -1], loss[ABOVE, flow.UNCLIPPED, :, -1], rtol=1e-5)
-
-
-def test_measures_agree_with_each_other(arrays):
-    log_norms, step_norms = arrays["before.log_norms"], arrays["before.step_norms"]
-    np.testing.assert_array_equal(log_norms[..., 0], 0.0)
-    moving = step_norms[..., -1] > 0  # a ReLU network whose units are all off does not move
-    np.testing.assert_allclose(log_norms[..., 1][moving], np.log(step_norms[..., -1][moving]), atol=1e-12)
-    for i, lag in enumerate(TINY.lags_shown):
-        largest = arrays["before.log_singular_values"][:, :, i, 0]
-        resolved = ~np.isnan(largest)
-        np.testing.assert_allclose(largest[resolved], log_norms[:, :, 0, lag][resolved], atol=1e-9)
-    bounded = slice(BELOW, IRNN + 1)
-    assert (log_norms[bounded] <= arrays["before.log_bound"][bounded, :, None] + 1e-9).all()
+    def test_measures_agree_with_each_other(self, arrays):
+        log_norms, step_norms = arrays["before.log_norms"], arrays["before.step_norms"]
+        np.testing.assert_array_equal(log_norms[..., 0], 0.0)
+        moving = step_norms[..., -1] > 0  # a ReLU network whose units are all off does not move
+        np.testing.assert_allclose(log_norms[..., 1][moving], np.log(step_norms[..., -1][moving]), atol=1e-12)
+        for i, lag in enumerate(TINY.lags_shown):
+            largest = arrays["before.log_singular_values"][:, :, i, 0]
+            resolved = ~np.isnan(largest)
+            np.testing.assert_allclose(largest[resolved], log_norms[:, :, 0, lag][resolved], atol=1e-9)
+        bounded = slice(BELOW, IRNN + 1)
+        assert (log_norms[bounded] <= arrays["before.log_bound"][bounded, :, None] + 1e-9).all()
 
 
 def test_gradients_by_lag_end_with_jax_grad_for_the_initial_state(started):

@@ -299,7 +299,7 @@ def test_the_bound_holds_and_is_the_norm_itself_at_lag_0(name, float64):
 
 
 def test_no_bound_is_claimed_if_none_was_given(float64):
-    assert np.isnan(profiled("gru", float64).log_bound).all()
+    assert np.isnan(profiled("lstm", float64).log_bound).all()
 
 
 def test_zero_weights_bound_by_zero_beyond_lag_0():

@@ -24,6 +24,8 @@ LAGS = np.arange(40.0)
 CURVE = -0.3 * LAGS
 LN10 = np.log(10)
 
+fit_rate = jax.jit(decay.fit_rate, static_argnums=(1, 2))
+
 
 @pytest.fixture
 def axis():
@@ -150,7 +152,7 @@ def test_a_bound_that_grows_does_not_flatten_the_curves(axis):
 
 def test_the_fit_runs_over_its_window_at_its_rate_and_the_legend_says_it(axis):
     curve = CURVE + 0.1 * np.random.default_rng(0).normal(size=CURVE.size)
-    fit = decay.fit_rate(jnp.asarray(curve), 10, 30)
+    fit = fit_rate(curve, 10, 30)
     plotting.norms_against_lag(axis, curve, label="GRU", fit=fit, window=(10, 30))
     drawn = axis.lines[1]
     np.testing.assert_array_equal(drawn.get_xdata(), [10, 30])
@@ -203,7 +205,7 @@ def test_exact_zeros_are_marked_at_the_lower_edge_a_row_a_curve(axis):
 
 
 def test_lags_may_be_those_of_a_stream(axis):
-    plotting.norms_against_lag(axis, -0.1 * jnp.arange(0, 100, 10.0), label="s", lags=jnp.arange(0, 100, 10))
+    plotting.norms_against_lag(axis, -0.1 * np.arange(0, 100, 10.0), label="s", lags=np.arange(0, 100, 10))
     np.testing.assert_array_equal(labelled(axis, "s").get_xdata(), np.arange(0, 100, 10))
 
 
@@ -449,7 +451,7 @@ def test_every_function_draws_in_any_settings_without_a_warning(settings):
     with matplotlib.rc_context(dict(settings)):
         figure = Figure(figsize=(12, 9), layout="constrained")
         axes = figure.subplots(3, 3).ravel()
-        fit = decay.fit_rate(jnp.asarray(CURVE), 5, 35)
+        fit = fit_rate(CURVE, 5, 35)
         for _ in range(2):  # a second run on the same axis
             plotting.norms_against_lag(axes[0], CURVE, label="a", bound=CURVE, fit=fit, window=(5, 35))
             plotting.singular_values_against_lag(axes[1], singular_values())

@@ -33,9 +33,13 @@ def forward_norms(stack, ord):
 @pytest.mark.parametrize(("name", "ord"), [("lstm", 2), ("gru-reset-before", "fro"), ("stack", -2)])
 def test_norms_forward_and_backward_are_those_of_the_stack(name, ord, float64):
     case, stack = stack_of(name, float64)
-    backward = jitted(streaming.suffix, ALL[name], ord=ord)(*case)
+
+    @jax.jit
+    def both(*case):
+        return [streamed(ALL[name], *case, ord=ord) for streamed in (streaming.suffix, streaming.prefix)]
+
+    backward, forward = both(*case)
     np.testing.assert_allclose(backward.log_norms, of_stack(stack, ord=ord), atol=1e-11)
-    forward = jitted(streaming.prefix, ALL[name], ord=ord)(*case)
     np.testing.assert_allclose(forward.log_norms, forward_norms(stack, ord), atol=1e-11)
     np.testing.assert_array_equal(forward.factors, np.arange(12))
 
@@ -55,24 +59,33 @@ def test_norms_in_float32_are_float32():
 def test_the_last_product_is_that_of_the_stack_and_the_inverse_its_inverse(function, float64):
     # Two steps only: a long product is too far from its inverse to be multiplied with it.
     case, stack = stack_of("lstm", float64, steps=2)
-    streamed, inverse = (jitted(function, ALL["lstm"], ord=ord)(*case).product for ord in ("fro", -2))
+
+    @jax.jit
+    def both(*case):
+        return [function(ALL["lstm"], *case, ord=ord).product for ord in ("fro", -2)]
+
+    streamed, inverse = both(*case)
     product = np.asarray(streamed.mantissa) * 2.0 ** int(streamed.exponent)
     np.testing.assert_allclose(product, stack[1] @ stack[0], rtol=1e-12, atol=1e-14)
     transposed = np.asarray(inverse.mantissa) * 2.0 ** int(inverse.exponent)
     np.testing.assert_allclose(product @ transposed.T, np.eye(10), atol=1e-9)
 
 
-@pytest.mark.parametrize(("lag", "ord"), [(1, "fro"), (3, 2), (4, -2), (11, "fro")])
+@pytest.mark.parametrize(("lag", "ord"), [(1, 2), (4, -2), (11, "fro")])
 def test_windows_are_those_of_the_stack(lag, ord, float64):
     case, stack = stack_of("elman-tanh", float64)
-    streamed = jitted(streaming.by_lag, ALL["elman-tanh"], lag=lag, ord=ord)(*case)
-    windows = jnp.stack([stack[t - lag : t] for t in range(lag, 12)])
-    expected = jax.jit(jax.vmap(partial(products.log_norms, ord=ord)))(windows)[:, -1]
+    windows = np.stack([stack[t - lag : t] for t in range(lag, 12)])
+
+    @jax.jit
+    def both(windows, *case):
+        expected = jax.vmap(partial(products.log_norms, ord=ord))(windows)[:, -1]
+        return streaming.by_lag(ALL["elman-tanh"], *case, lag=lag, ord=ord), expected
+
+    streamed, expected = both(windows, *case)
     np.testing.assert_allclose(streamed, expected, atol=1e-11)
 
 
-@pytest.mark.parametrize("function", [streaming.prefix, streaming.suffix])
-@pytest.mark.parametrize("every", [3, 11])
+@pytest.mark.parametrize(("function", "every"), [(streaming.prefix, 3), (streaming.suffix, 11)])
 def test_norms_at_some_steps_are_those_at_all_steps(function, every, float64):
     case, _ = stack_of("lstm", float64)
     all_of_them, some = (
@@ -92,13 +105,19 @@ def switched_off(params, state, x):
 @pytest.mark.parametrize("ord", [2, -2])
 def test_a_singular_step_is_in_the_windows_that_hold_it_and_no_others(ord):
     arguments = (None, jnp.ones(2), jnp.ones(9).at[4].set(0))  # the factor of t = 5
-    windows = jitted(streaming.by_lag, switched_off, lag=3, ord=ord)(*arguments)
+
+    @jax.jit
+    def three_ways(*arguments):
+        windows = streaming.by_lag(switched_off, *arguments, lag=3, ord=ord)
+        streams = (streaming.prefix, streaming.suffix)
+        return windows, [stream(switched_off, *arguments, ord=ord).log_norms for stream in streams]
+
+    windows, norms = three_ways(*arguments)
     held = np.array([t - 3 < 5 <= t for t in range(3, 10)])
     np.testing.assert_array_equal(np.isneginf(windows), held)
     assert np.isfinite(np.asarray(windows)[~held]).all()
-    for function in (streaming.prefix, streaming.suffix):
-        norms = jitted(function, switched_off, ord=ord)(*arguments).log_norms
-        np.testing.assert_array_equal(np.isneginf(norms), np.arange(10) >= 5)  # t = 5 of 9: lag 5, too
+    # t = 5 of 9: lag 5, too
+    np.testing.assert_array_equal(np.isneginf(norms), [np.arange(10) >= 5] * 2)
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
@@ -175,12 +194,13 @@ def test_streamed_norms_differentiate(function, ord, float64):
     params, state, xs = example(cell, float64, batch=())
 
     @jax.jit
+    @jax.value_and_grad
     def last(size):
         scaled = params._replace(w_hh=params.w_hh * (1 + size))
         return function(cell, scaled, state, xs, ord=ord, every=12).log_norms[-1]
 
-    difference = (last(1e-6) - last(-1e-6)) / 2e-6
-    assert abs(jax.jit(jax.grad(last))(0.0) - difference) < 1e-5 * abs(difference)
+    difference = (last(1e-6)[0] - last(-1e-6)[0]) / 2e-6
+    assert abs(last(0.0)[1] - difference) < 1e-5 * abs(difference)
 
 
 def test_a_traced_result_prints_its_shapes():

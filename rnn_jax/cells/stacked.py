@@ -27,7 +27,7 @@ def stack(*cells: Cell) -> Cell:
     >>> from rnn_jax import cells
     >>> deep = stack(cells.lstm(), cells.gru())
     >>> params = deep.init(jax.random.key(0), 3, (8, 4))
-    >>> deep.emit(deep.step(params, deep.initial_state(params), jnp.ones(3))).shape
+    >>> deep.emit(jax.jit(deep.step)(params, deep.initial_state(params), jnp.ones(3))).shape
     (4,)
     """
     if not cells:
