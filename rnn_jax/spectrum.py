@@ -113,8 +113,8 @@ def lyapunov(
         T/segments + burn_in + align steps in turn instead of T. Each starts from `state` and a random frame, burn_in +
         align steps before its own (what is left over is aligned with), and has its share of the blocks, at least one.
         It assumes that the state is forgotten within burn_in steps and the frame within align: give both, as many as
-        the network needs. Of a chaotic network the segments are other trajectories of the same attractor; of one with
-        several attractors each may be in another.
+        the network needs. Segments of a chaotic network are other trajectories of the same attractor; of one with
+        several attractors each may be in another; of one with the same input at all times they are all the same.
       accuracy: nats per step to which an exponent must be known to count as resolved.
       key: of the random start frame; `jax.random.key(0)` if not given.
       resume: the result that this run continues, at its state and frame: no burn-in, no alignment, `state` and `key`
@@ -386,13 +386,13 @@ def _at_once_if_resolved(
     Rounding is followed through the steps: one column more is pushed along, to which every step adds what it may
     round, in random directions. After failures in a row, no more than one group in `_LONGEST_PAUSE` is tried.
     """
-    resolved = resolution(carry.frame.dtype)
+    least, k = resolution(carry.frame.dtype), carry.frame.shape[1]
 
     def noisily(state, inputs, both):
         x, signs = inputs
         state, both, exponent = advance(state, x, both)
-        size = resolved * _norm(both[:, :-1])
-        return state, both.at[:, -1].add(size * signs), exponent
+        size = least * _norm(both[:, :k])
+        return state, both + jnp.pad((size * signs)[:, None], ((0, 0), (k, 0))), exponent
 
     def attempt():
         steps, size = checks.sequence_length(xs), len(carry.frame)
@@ -402,8 +402,8 @@ def _at_once_if_resolved(
         (state, both, exponent), _ = lax.scan(
             partial(_move, noisily), start, (xs, jnp.asarray(signs, both.dtype))
         )
-        noise = _norm(both[:, -1])
-        reached, rounding = _orthonormal(carry, state, both[:, :-1], exponent, block, closes, noise)
+        noise = _norm(both[:, k])
+        reached, rounding = _orthonormal(carry, state, both[:, :k], exponent, block, closes, noise)
         return reached, rounding.max() <= accuracy
 
     tried = carry.pause == 0

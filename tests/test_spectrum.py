@@ -555,22 +555,24 @@ class TestEveryNone:
         assert rarely.resolved.tolist() == always.resolved.tolist()
         seen = always.resolved
         assert seen.sum() >= 8
-        difference = np.abs(rarely.values - always.values)[seen]
+        difference = np.abs(rarely.values[seen] - always.values[seen])
         assert difference.max() < 1e-3 / 4
         assert (difference <= (rarely.rounding + always.rounding)[seen]).all()
-        # Whether it went several steps at once: rounding in turn is then not what it was.
-        at_once = kind == "orthogonal" or (kind in ("contracting", "graded") and dtype == np.float64)
-        assert (rarely.rounding != always.rounding)[seen].any() == at_once
+        # Where it went several steps at once, rounding is not what it was.
+        if kind == "orthogonal" or (kind in ("contracting", "graded") and dtype == np.float64):
+            assert (rarely.rounding != always.rounding)[seen].all()
 
     def test_rounding_that_a_step_within_made_and_a_later_one_hid_is_seen(self, float64):
-        # J_2 brings up what J_1 has left, to a frame that looks perfect: at once, the second length is of rounding.
+        # Two steps stretch one direction and two the other: the frame that comes out is orthonormal, and at once its
+        # second direction is made of rounding.
         turn = orthogonal(np.random.default_rng(0), 2, 2)
-        up, back = turn @ np.diag([1e9, 1e-9]), np.diag([1e-9, 1e9]) @ turn.T
-        stack = np.tile(np.stack([up, back, np.eye(2), np.eye(2)]), (10, 1, 1))
+        first, second = (turn @ np.diag(stretch) @ turn.T for stretch in ([1e8, 1], [1, 1e8]))
+        stack = np.tile(np.stack([first, first, second, second]), (10, 1, 1))
         always, blindly, rarely = (of_stack(stack, align=0, every=every) for every in (1, 4, None))
         assert always.resolved.all()
-        assert np.abs(always.values).max() < 1e-3
-        assert np.abs(blindly.values).max() > 0.1
+        assert blindly.resolved.all()
+        assert abs(always.values.sum() - 8 * np.log(10)) < 1e-6  # ln|det|
+        assert abs(blindly.values.sum() - 8 * np.log(10)) > 0.01
         np.testing.assert_array_equal(rarely.values, always.values)
 
     def test_steps_are_at_once_as_long_as_none_fails_and_tried_again_after_a_pause(self, float64):
@@ -579,14 +581,15 @@ class TestEveryNone:
         stack[[0, 12], 0] = 0  # groups 0 and 3
         stack[[0, 12], 0, 0] = 1e-14
         always, rarely = (of_stack(stack, align=0, blocks=12, every=every) for every in (1, None))
-        same = np.abs(rarely.finite_time - always.finite_time).max(1) == 0
+        same = (rarely.finite_time == always.finite_time).all(1)
         assert same.tolist() == [True] * 8 + [False] * 4
 
     def test_a_batch_still_decides_once(self):
-        jaxpr = jax.make_jaxpr(jax.vmap(jax.vmap(partial(spectrum.lyapunov_from_jacobians, every=None))))(
-            np.ones((2, 2, 20, 3, 3), np.float32)
-        )
-        assert str(jaxpr).count(" cond[") == 4  # two for the alignment and two for the rest
+        def branches(function, *shape):
+            return str(jax.make_jaxpr(function)(np.ones(shape, np.float32))).count(" cond[")
+
+        one = partial(spectrum.lyapunov_from_jacobians, every=None)
+        assert branches(jax.vmap(jax.vmap(one)), 2, 2, 20, 3, 3) == branches(one, 20, 3, 3) > 0
 
     def test_a_batch_and_its_gradient_are_those_of_every_step(self, float64):
         stacks = np.stack([graded_stack("contracting"), graded_stack("saturated")])
@@ -623,14 +626,14 @@ class TestSegments:
 
     @pytest.mark.parametrize("every", [1, None])
     def test_of_a_network_that_forgets_they_are_one_run(self, every, float64):
-        params, xs = self.network(0.9), np.random.default_rng(1).normal(size=(560, D))
+        params, xs = self.network(0.9), np.random.default_rng(1).normal(size=(576, D))
         whole = self.run(params, xs, blocks=8)
         parts = self.run(params, xs, blocks=8, segments=4, every=every)
         assert whole.values[0] < -0.5
         atol = 1e-9 if every == 1 else 1e-6
         for name in ("values", "standard_errors", "finite_time", "history", "upper_bounds"):
             np.testing.assert_allclose(getattr(parts, name), getattr(whole, name), atol=atol, err_msg=name)
-        assert parts.block_steps.tolist() == whole.block_steps.tolist() == [50] * 8
+        assert parts.block_steps.tolist() == whole.block_steps.tolist() == [52] * 8
         assert parts.resolved.all()
         np.testing.assert_allclose(parts.last.state, whole.last.state, atol=1e-14)
         np.testing.assert_allclose(np.abs(parts.last.frame), np.abs(whole.last.frame), atol=atol)
@@ -651,19 +654,11 @@ class TestSegments:
 
     def test_of_a_chaotic_map_they_agree_within_standard_errors(self, float64):
         options = {"burn_in": 50, "align": 50, "blocks": 40}
-        state, xs = np.array([0.1, 0.1]), np.zeros((8100, 1))
-        whole, parts = (
-            along(henon, 1.4, state, xs, **options),
-            along(henon, 1.4, state, xs, segments=8, **options),
-        )
-        # It has no input: all segments are one trajectory, and there is nothing to average over.
-        assert np.ptp(parts.finite_time[::5], axis=0).max() < 1e-12
-        rng = np.random.default_rng(0)
-        xs = 1e-3 * rng.normal(size=(8100, 1))
+        state, xs = np.array([0.1, 0.1]), 1e-3 * np.random.default_rng(0).normal(size=(4100, 1))
         whole, parts = (
             along(driven_henon, 1.4, state, xs, **options, segments=segments) for segments in (1, 8)
         )
-        assert np.abs(parts.finite_time - whole.finite_time).max() > 1e-3
+        assert np.abs(parts.finite_time - whole.finite_time).max() > 1e-3  # other trajectories
         error = np.hypot(whole.standard_errors, parts.standard_errors)
         assert (np.abs(parts.values - whole.values) < 4 * error).all()
         assert error.max() < 0.02
