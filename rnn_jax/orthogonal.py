@@ -69,7 +69,20 @@ def factor(matrix: jax.Array, exactly: bool | jax.Array = True) -> Factors:
     >>> lengths
     Array([3., 2.], dtype=float32)
     """
+    if matrix.shape[1] == 1:
+        return _normalised(matrix)
     return householder(matrix) if matrix.shape[1] <= FEW else _factor(matrix, jnp.asarray(exactly))
+
+
+def _normalised(column: jax.Array) -> Factors:
+    """Of one column: its direction and its length; the first axis and 0 of zero."""
+    scale = lax.stop_gradient(jnp.abs(column).max())
+    zero = scale == 0
+    scaled = column / jnp.where(zero, 1, scale)
+    # The square root has no derivative at 0.
+    length = jnp.sqrt(jnp.where(zero, 1, (scaled**2).sum()))
+    first = jnp.zeros_like(column).at[0].set(1)
+    return Factors(jnp.where(zero, first, scaled / length), (scale * length)[None])
 
 
 def householder(matrix: jax.Array) -> Factors:

@@ -11,23 +11,33 @@ counts. The frame starts at random: a triangular matrix would otherwise never so
 A length R_ii is known to about ε ‖J Q‖. What is smaller than that is zero to working precision: the exponent is
 given as −∞, with an upper bound, and as not resolved; so are those below it, whose lengths count from a direction
 that is lost. Orthogonalising only every n steps saves time and loses what has shrunk by more than ε within them.
+Several steps at once can be tried and the rounding within them followed; where it is too much, they are made again one
+by one. A long sequence can be cut into segments of time, side by side, each with a burn-in and an alignment of its own.
 From the first step on whose state or Jacobian is not finite, all is NaN.
 
 Dimension, entropy rate and participation ratio are functions of exponents. One sequence, `jax.vmap` is the batch.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.custom_batching import custom_vmap
 from jax.flatten_util import ravel_pytree
 
 from rnn_jax import checks, graded, jacobians, orthogonal, products, tables
 from rnn_jax import unroll as unrolling
 from rnn_jax.types import Cell, PyTree, Step
+
+TOGETHER = 4
+"""Steps that `every=None` tries at once: most of what fewer orthogonalisations can save, and few frames fail."""
+
+_LONGEST_PAUSE = 64
+"""Groups, in which a network that never passes loses little."""
 
 
 class Continuation(NamedTuple):
@@ -78,8 +88,9 @@ def lyapunov(
     k: int | None = None,
     burn_in: int | None = None,
     align: int | None = None,
-    every: int = 1,
+    every: int | None = 1,
     blocks: int = 10,
+    segments: int = 1,
     accuracy: float = 1e-3,
     key: jax.Array | None = None,
     resume: Lyapunov | None = None,
@@ -94,20 +105,28 @@ def lyapunov(
       k: how many exponents, in [1, S]; all S if not given.
       burn_in: first steps in which the state alone is run; T // 10 if not given.
       align: steps after them in which the frame turns into place, not counted; T // 10 if not given.
-      every: steps from one orthogonalisation to the next.
+      every: steps from one orthogonalisation to the next. None: 4 where what rounding may have made of every length
+        within them stays below `accuracy`, else 1. The exponents and `resolved` are then those of 1 to within
+        `accuracy`.
       blocks: into how many blocks of time the counted steps are cut; fewer if there are fewer orthogonalisations.
+      segments: into how many equal segments of time the counted steps are cut, run side by side: about
+        T/segments + burn_in + align steps in turn instead of T. Each starts from `state` and a random frame, burn_in +
+        align steps before its own (what is left over is aligned with), and has its share of the blocks, at least one.
+        It assumes that the state is forgotten within burn_in steps and the frame within align: give both, as many as
+        the network needs. Segments of a chaotic network are other trajectories of the same attractor; of one with
+        several attractors each may be in another; of one with the same input at all times they are all the same.
       accuracy: nats per step to which an exponent must be known to count as resolved.
       key: of the random start frame; `jax.random.key(0)` if not given.
       resume: the result that this run continues, at its state and frame: no burn-in, no alignment, `state` and `key`
-        are ignored, and the result is that of both together. The same k.
+        are ignored, and the result is that of both together. The same k, one segment.
 
     Returns:
       `Lyapunov`. Differentiable in params, state and xs while all is resolved: minimise `(values**2).mean()` for
       gradient flossing (Engelken 2023).
 
     Raises:
-      ValueError: as `unroll.unroll`; a cell's state with batch axes; k outside [1, S]; no step left to count; an
-        accuracy that the dtype does not have.
+      ValueError: as `unroll.unroll`; a cell's state with batch axes; k outside [1, S]; no step left to count, or
+        fewer than segments; an accuracy that the dtype does not have; more than one segment with `resume`.
 
     >>> def rotate_and_stretch(params, state, x):
     ...     return params @ state + x
@@ -115,31 +134,23 @@ def lyapunov(
     >>> result = lyapunov(rotate_and_stretch, matrix, jnp.ones(2), jnp.zeros((1000, 2)))
     >>> bool(jnp.abs(result.values).max() < 2e-3)
     True
+    >>> lyapunov(rotate_and_stretch, matrix, jnp.ones(2), jnp.zeros((1000, 2)), burn_in=0, align=8, segments=31)
+    Lyapunov exponents, nats per step: 992 steps in 31 blocks
+    ...
     """
     params, state, xs, _ = unrolling.arguments(params, state, xs, None)
     checks.one_sequence(step, state, "exponents are")
-    steps = checks.sequence_length(xs)
-    if resume is None:
-        burn_in = checks.integer("burn_in", steps // 10 if burn_in is None else burn_in, 0)
-        align = checks.integer("align", steps // 10 if align is None else align, 0)
-        _some_left(steps, burn_in + align, f"burn_in is {burn_in} and align {align}")
-    else:
-        if burn_in:
-            raise ValueError(
-                f"burn_in is {burn_in} with resume; expected none, the state was burned in before."
-            )
-        burn_in, state = 0, resume.last.state
-    if burn_in:
+
+    def burned_in(state, xs):
         with jax.default_matmul_precision("highest"):
-            state = unrolling.final_state(step, params, state, _first(xs, burn_in))
-        xs = _rest(xs, burn_in)
+            return unrolling.final_state(step, params, state, xs)
 
     def advance(state, x, frame):
         return *jacobians.push(step, params, state, x, frame), 0
 
     flat, _ = ravel_pytree(state)
-    settings = _Settings(k, align, every, blocks, accuracy, key)
-    return _lyapunov(advance, state, xs, flat, settings, resume)
+    settings = _Settings(k, burn_in, align, every, blocks, segments, accuracy, key)
+    return _lyapunov(advance, burned_in, state, xs, flat, settings, resume)
 
 
 def lyapunov_from_jacobians(
@@ -147,8 +158,9 @@ def lyapunov_from_jacobians(
     *,
     k: int | None = None,
     align: int | None = None,
-    every: int = 1,
+    every: int | None = 1,
     blocks: int = 10,
+    segments: int = 1,
     accuracy: float = 1e-3,
     key: jax.Array | None = None,
     resume: Lyapunov | None = None,
@@ -157,7 +169,8 @@ def lyapunov_from_jacobians(
 
     Args:
       jacobians: J_1 … J_T along a trajectory that has been burned in, `(T, S, S)`.
-      k, align, every, blocks, accuracy, key, resume: as in `lyapunov`.
+      k, align, every, blocks, segments, accuracy, key, resume: as in `lyapunov`. What segments discard or align with
+        is copied for them.
 
     Raises:
       ValueError: as `products.prefix` and `lyapunov`.
@@ -176,23 +189,26 @@ def lyapunov_from_jacobians(
         with jax.default_matmul_precision("highest"):
             return state, jacobian @ frame, exponent
 
-    settings = _Settings(k, align, every, blocks, accuracy, key)
-    return _lyapunov(advance, (), stack, stack[0, 0], settings, resume)
+    settings = _Settings(k, 0, align, every, blocks, segments, accuracy, key)
+    return _lyapunov(advance, lambda state, xs: state, (), stack, stack[0, 0], settings, resume)
 
 
 class _Settings(NamedTuple):
     """The options that both forms share, as they were given."""
 
     k: Any
+    burn_in: Any
     align: Any
     every: Any
     blocks: Any
+    segments: Any
     accuracy: Any
     key: Any
 
 
 def _lyapunov(
     advance: Callable,
+    burned_in: Callable,
     state: PyTree,
     xs: PyTree,
     like: jax.Array,
@@ -204,26 +220,67 @@ def _lyapunov(
     k = size if resume is None else resume.last.frame.shape[-1]
     if settings.k is not None:
         k = checks.integer("k", settings.k, 1, size, "S, the size of the state")
-    every, blocks = checks.integer("every", settings.every, 1), checks.integer("blocks", settings.blocks, 1)
+    if settings.every is not None:
+        checks.integer("every", settings.every, 1)
+    blocks = checks.integer("blocks", settings.blocks, 1)
     check_accuracy(settings.accuracy, like.dtype)
-    align = settings.align
+    burn_in, align = _discarded(settings, steps, resume)
+    segments = checks.integer(
+        "segments", settings.segments, 1, steps - burn_in - align, "the steps that count"
+    )
     if resume is None:
-        align = checks.integer("align", steps // 10 if align is None else align, 0)
         frame = random_frame(settings.key, size, k, like.dtype)
     else:
-        if align:
-            raise ValueError(f"align is {align} with resume; expected none, the frame was aligned before.")
-        align, frame = 0, resume.last.frame
+        state, frame = resume.last
+        if segments > 1:
+            raise ValueError(
+                f"segments is {segments} with resume; expected 1, the run goes on from one state."
+            )
         if frame.shape != (size, k):
             raise ValueError(
                 f"resume has a frame of shape {frame.shape}; expected (S, k) = {(size, k)}. Ask for the same k."
             )
-    _some_left(steps, align, f"align is {align}")
-    if align:
-        state, frame, _ = _sweep(advance, state, frame, _first(xs, align), every, 1)
-        xs = _rest(xs, align)
-    state, frame, sums = _sweep(advance, state, frame, xs, every, blocks)
-    return _summary(sums, settings.accuracy, Continuation(state, frame), resume)
+    counted, spare = divmod(steps - burn_in - align, segments)
+    # What segments of equal length leave over is aligned with.
+    align += spare
+    sweep = partial(_sweep, advance, every=settings.every, accuracy=settings.accuracy)
+
+    def segment(xs):
+        start, turned = state, frame
+        if burn_in:
+            start = burned_in(start, _first(xs, burn_in))
+        if align:
+            start, turned, _ = sweep(start, turned, _first(_rest(xs, burn_in), align), blocks=1)
+        return sweep(start, turned, _rest(xs, burn_in + align), blocks=-(-blocks // segments))
+
+    if segments == 1:
+        *last, sums = segment(xs)
+    else:
+        times = np.arange(burn_in + align + counted)[:, None] + counted * np.arange(segments)
+        windows = jax.tree.map(lambda leaf: leaf[times], xs)
+        *last, sums = jax.vmap(segment, in_axes=1)(windows)
+        last = jax.tree.map(lambda leaf: leaf[-1], last)
+        sums = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), sums)
+    return _summary(sums, settings.accuracy, Continuation(*last), resume)
+
+
+def _discarded(settings: _Settings, steps: int, resume: Lyapunov | None) -> tuple[int, int]:
+    """Steps of burn-in and of alignment."""
+    if resume is not None:
+        for name, reached in (("burn_in", "the state was burned in"), ("align", "the frame was aligned")):
+            if value := getattr(settings, name):
+                raise ValueError(f"{name} is {value} with resume; expected none, {reached} before.")
+        return 0, 0
+    burn_in, align = (
+        checks.integer(name, steps // 10 if value is None else value, 0)
+        for name, value in (("burn_in", settings.burn_in), ("align", settings.align))
+    )
+    if burn_in + align >= steps:
+        raise ValueError(
+            f"burn_in is {burn_in} and align {align}, and there are {steps} steps: none is left to count. Give more "
+            "steps, or discard fewer."
+        )
+    return burn_in, align
 
 
 class _Sums(NamedTuple):
@@ -244,13 +301,38 @@ class _Sums(NamedTuple):
     steps: jax.Array
 
 
+class _Carry(NamedTuple):
+    """What goes from one orthogonalisation to the next.
+
+    Attributes:
+      state, frame: s_t and Q_t.
+      sums: so far.
+      pause: how many groups more go step by step before one is tried at once.
+      penalty: the pause that the last failure brought.
+    """
+
+    state: PyTree
+    frame: jax.Array
+    sums: _Sums
+    pause: jax.Array
+    penalty: jax.Array
+
+
 def _sweep(
-    advance: Callable, state: PyTree, frame: jax.Array, xs: PyTree, every: int, blocks: int
+    advance: Callable,
+    state: PyTree,
+    frame: jax.Array,
+    xs: PyTree,
+    *,
+    every: int | None,
+    blocks: int,
+    accuracy: float,
 ) -> tuple[PyTree, jax.Array, _Sums]:
     """Carry the frame along, orthonormal again every `every` steps and after the last one."""
     steps = checks.sequence_length(xs)
-    groups, left_over = divmod(steps, every)
-    lengths = [every] * groups + [left_over] * (left_over > 0)
+    size = TOGETHER if every is None else every
+    groups, left_over = divmod(steps, size)
+    lengths = [size] * groups + [left_over] * (left_over > 0)
     blocks = min(blocks, len(lengths))
     block_of = np.arange(len(lengths)) * blocks // len(lengths)
     closes = np.append(np.diff(block_of) > 0, True)
@@ -258,45 +340,128 @@ def _sweep(
     zeros = jnp.zeros(shape, frame.dtype)
     counted = np.bincount(block_of, lengths, blocks).astype(int)
     sums = _Sums(zeros, zeros, jnp.zeros(shape, bool), zeros, jnp.asarray(counted))
-
-    def one_step(carry, x):
-        state, frame, exponent = carry
-        state, frame, taken = advance(state, x, frame)
-        # A derivative may stay finite, or zero, where the state is not: no number may come of that.
-        for leaf in jax.tree.leaves(state):
-            frame = jnp.where(jnp.isfinite(leaf).all(), frame, jnp.nan)
-        frame, shift = products.rescale(frame)
-        return (state, frame, exponent + taken + shift), None
-
-    def group(carry, inputs):
-        state, frame, sums = carry
-        xs, block, closes = inputs
-        start = (state, frame, jnp.zeros((), jnp.int32))
-        # One step is no loop: that would copy its Jacobian.
-        (state, frame, exponent), _ = one_step(start, xs) if every == 1 else lax.scan(one_step, start, xs)
-        frame, lengths, floor = _orthonormalise(frame, closes)
-        return (state, frame, _add(sums, block, lengths, floor, exponent)), None
+    group, rest = _one_step if every == 1 else _at_once, _at_once
+    if every is None:
+        group, rest = partial(_at_once_if_resolved, accuracy), _one_by_one
 
     def grouped(leaf):
-        return leaf if every == 1 else leaf[: groups * every].reshape(groups, every, *leaf.shape[1:])
+        return leaf if size == 1 else leaf[: groups * size].reshape(groups, size, *leaf.shape[1:])
 
-    carry = (state, frame, sums)
+    carry = _Carry(state, frame, sums, pause=jnp.array(0), penalty=jnp.array(1))
     if groups:
         marks = jnp.asarray(block_of[:groups]), jnp.asarray(closes[:groups])
-        carry, _ = lax.scan(group, carry, (jax.tree.map(grouped, xs), *marks))
+        inputs = (jax.tree.map(grouped, xs), *marks)
+        carry, _ = lax.scan(lambda carry, each: (group(advance, carry, *each), None), carry, inputs)
     if left_over:
-        carry, _ = group(carry, (_rest(xs, groups * every), block_of[-1], closes[-1]))
-    return carry
+        carry = rest(advance, carry, _rest(xs, groups * size), block_of[-1], closes[-1])
+    return carry.state, carry.frame, carry.sums
 
 
-def _orthonormalise(frame: jax.Array, closes: bool | jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Q, R_ii and the floor below which a length is rounding.
+def _one_step(advance: Callable, carry: _Carry, x: PyTree, block: jax.Array, closes: jax.Array) -> _Carry:
+    """One step and an orthogonalisation; a loop of one step would copy its Jacobian."""
+    moved, _ = _move(advance, (carry.state, carry.frame, jnp.zeros((), jnp.int32)), x)
+    return _orthonormal(carry, *moved, block, closes)[0]
 
-    Sums of ln R_ii telescope: only where a block `closes` has Q to be orthonormal to rounding (`orthogonal`).
+
+def _one_by_one(advance: Callable, carry: _Carry, xs: PyTree, block: jax.Array, closes: jax.Array) -> _Carry:
+    """Some steps, each with an orthogonalisation."""
+    steps = checks.sequence_length(xs)
+    last = closes & (jnp.arange(steps) == steps - 1)
+    return lax.scan(
+        lambda c, each: (_one_step(advance, c, each[0], block, each[1]), None), carry, (xs, last)
+    )[0]
+
+
+def _at_once(advance: Callable, carry: _Carry, xs: PyTree, block: jax.Array, closes: jax.Array) -> _Carry:
+    """Some steps and one orthogonalisation."""
+    moved, _ = lax.scan(partial(_move, advance), (carry.state, carry.frame, jnp.zeros((), jnp.int32)), xs)
+    return _orthonormal(carry, *moved, block, closes)[0]
+
+
+def _at_once_if_resolved(
+    accuracy: float, advance: Callable, carry: _Carry, xs: PyTree, block: jax.Array, closes: jax.Array
+) -> _Carry:
+    """`_at_once` where the rounding of every length stays below the accuracy, else `_one_by_one`.
+
+    Rounding is followed through the steps: one column more is pushed along, to which every step adds what it may
+    round, in random directions. After failures in a row, no more than one group in `_LONGEST_PAUSE` is tried.
+    """
+    least, k = resolution(carry.frame.dtype), carry.frame.shape[1]
+
+    def noisily(state, inputs, both):
+        x, signs = inputs
+        state, both, exponent = advance(state, x, both)
+        size = least * _norm(both[:, :k])
+        return state, both + jnp.pad((size * signs)[:, None], ((0, 0), (k, 0))), exponent
+
+    def attempt():
+        steps, size = checks.sequence_length(xs), len(carry.frame)
+        signs = np.random.default_rng(0).choice([-1.0, 1.0], (steps, size)) / np.sqrt(size)
+        both = jnp.pad(carry.frame, ((0, 0), (0, 1)))
+        start = (carry.state, both, jnp.zeros((), jnp.int32))
+        (state, both, exponent), _ = lax.scan(
+            partial(_move, noisily), start, (xs, jnp.asarray(signs, both.dtype))
+        )
+        noise = _norm(both[:, k])
+        reached, rounding = _orthonormal(carry, state, both[:, :k], exponent, block, closes, noise)
+        return reached, rounding.max() <= accuracy
+
+    tried = carry.pause == 0
+    reached, good = lax.cond(tried, attempt, lambda: (carry, jnp.array(False)))
+    good = _everywhere(good)
+    reached = lax.cond(good, lambda: reached, lambda: _one_by_one(advance, carry, xs, block, closes))
+    failed = jnp.minimum(2 * carry.penalty, _LONGEST_PAUSE)
+    penalty = jnp.where(tried, jnp.where(good, 1, failed), carry.penalty)
+    pause = jnp.where(tried, jnp.where(good, 0, failed), carry.pause - 1)
+    return reached._replace(pause=pause, penalty=penalty)
+
+
+@custom_vmap
+def _everywhere(flag: jax.Array) -> jax.Array:
+    """The flag; under `jax.vmap` that of the whole batch, so that a branch on it stays one branch."""
+    return flag
+
+
+@_everywhere.def_vmap
+def _everywhere_batch(size: int, batched: list[bool], flag: jax.Array) -> tuple[jax.Array, bool]:
+    return _everywhere(flag.all()), False
+
+
+def _move(advance: Callable, carry: tuple, x: PyTree) -> tuple[tuple, None]:
+    """The frame one step on, and the exponent of two that was taken out of it."""
+    state, frame, exponent = carry
+    state, frame, taken = advance(state, x, frame)
+    # A derivative may stay finite, or zero, where the state is not: no number may come of that.
+    for leaf in jax.tree.leaves(state):
+        frame = jnp.where(jnp.isfinite(leaf).all(), frame, jnp.nan)
+    frame, shift = products.rescale(frame)
+    return (state, frame, exponent + taken + shift), None
+
+
+def _orthonormal(
+    carry: _Carry,
+    state: PyTree,
+    frame: jax.Array,
+    exponent: jax.Array,
+    block: jax.Array,
+    closes: bool | jax.Array,
+    noise: float | jax.Array = 0.0,
+) -> tuple[_Carry, jax.Array]:
+    """The frame made orthonormal, its lengths added up; and what rounding may be of each of them.
+
+    Sums of ln R_ii telescope: only where a block `closes` has Q to be orthonormal to rounding (`orthogonal`). Below
+    the floor, that of this step or the `noise` that comes from the steps before it, a length is rounding.
     """
     q, lengths = orthogonal.factor(frame, closes)
-    floor = resolution(frame.dtype) * jnp.sqrt((lax.stop_gradient(frame) ** 2).sum())
-    return q, lengths, jnp.maximum(floor, jnp.finfo(frame.dtype).tiny)
+    floor = jnp.maximum(resolution(frame.dtype) * _norm(frame), lax.stop_gradient(noise))
+    floor = jnp.maximum(floor, jnp.finfo(frame.dtype).tiny)
+    sums = _add(carry.sums, block, lengths, floor, exponent)
+    return carry._replace(state=state, frame=q, sums=sums), floor / lengths
+
+
+def _norm(x: jax.Array) -> jax.Array:
+    """‖x‖ (Frobenius) of what is close to 1, taken as a constant."""
+    return jnp.sqrt((lax.stop_gradient(x) ** 2).sum())
 
 
 def resolution(dtype: Any) -> float:
@@ -602,13 +767,6 @@ def _too_few(what: str) -> str:
 
 def _lag(lag: Any, steps: int) -> int:
     return checks.integer("lag", lag, 0, steps, "T, the number of Jacobians")
-
-
-def _some_left(steps: int, discarded: int, what: str) -> None:
-    if discarded >= steps:
-        raise ValueError(
-            f"{what}, and there are {steps} steps: none is left to count. Give more steps, or discard fewer."
-        )
 
 
 def _first(xs: PyTree, steps: int) -> PyTree:

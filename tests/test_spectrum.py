@@ -12,7 +12,7 @@ from rnn_jax import cells, jacobians, spectrum
 from rnn_jax import unroll as unrolling
 from tests.cases import D, N, example
 
-OPTIONS = ("k", "align", "every", "blocks", "accuracy", "burn_in")
+OPTIONS = ("k", "align", "every", "blocks", "segments", "accuracy", "burn_in")
 
 
 def compiled(function, **options):
@@ -193,6 +193,10 @@ class TestDeterminants:
 
 def henon(params, state, x):
     return jnp.stack([1 - params * state[0] ** 2 + state[1], 0.3 * state[0]])
+
+
+def driven_henon(params, state, x):
+    return henon(params, state, x).at[0].add(x[0])
 
 
 def cat(params, state, x):
@@ -524,6 +528,167 @@ class TestEvery:
         assert abs(once.values[0] - always.values[0]) < 1e-12
         assert once.resolved.tolist() == [True, True, False]
         assert once.standard_errors[0] == np.inf  # one block says nothing
+
+
+def graded_stack(kind, steps=64, size=12):
+    """Jacobians of kinds of networks: what several of them at once can be resolved, and what not."""
+    rng = np.random.default_rng(0)
+    stack = rng.normal(size=(steps, size, size)) / np.sqrt(size)
+    if kind == "saturated":  # a tanh network of gain 3
+        return 3 * (1 - np.tanh(3 * rng.normal(size=(steps, size, 1))) ** 2) * stack
+    if kind == "graded":
+        return stack * np.exp(-0.4 * np.arange(size))[:, None]
+    if kind == "singular":
+        stack[:, 3] = stack[:, 4]
+    return np.linalg.qr(stack)[0] if kind == "orthogonal" else stack
+
+
+class TestEveryNone:
+    """Several steps at once where rounding allows it: the twin is every step by itself."""
+
+    @pytest.mark.parametrize("kind", ["contracting", "saturated", "orthogonal", "singular", "graded"])
+    def test_exponents_are_those_of_every_step_within_the_accuracy_and_so_is_what_is_resolved(
+        self, kind, dtype
+    ):
+        stack = graded_stack(kind).astype(dtype)
+        always, rarely = of_stack(stack, align=0), of_stack(stack, align=0, every=None)
+        assert rarely.resolved.tolist() == always.resolved.tolist()
+        seen = always.resolved
+        assert seen.sum() >= 8
+        difference = np.abs(rarely.values[seen] - always.values[seen])
+        assert difference.max() < 1e-3 / 4
+        assert (difference <= (rarely.rounding + always.rounding)[seen]).all()
+        # Where it went several steps at once, rounding is not what it was.
+        if kind == "orthogonal" or (kind in ("contracting", "graded") and dtype == np.float64):
+            assert (rarely.rounding != always.rounding)[seen].all()
+
+    def test_rounding_that_a_step_within_made_and_a_later_one_hid_is_seen(self, float64):
+        # Two steps stretch one direction and two the other: the frame that comes out is orthonormal, and at once its
+        # second direction is made of rounding.
+        turn = orthogonal(np.random.default_rng(0), 2, 2)
+        first, second = (turn @ np.diag(stretch) @ turn.T for stretch in ([1e8, 1], [1, 1e8]))
+        stack = np.tile(np.stack([first, first, second, second]), (10, 1, 1))
+        always, blindly, rarely = (of_stack(stack, align=0, every=every) for every in (1, 4, None))
+        assert always.resolved.all()
+        assert blindly.resolved.all()
+        assert abs(always.values.sum() - 8 * np.log(10)) < 1e-6  # ln|det|
+        assert abs(blindly.values.sum() - 8 * np.log(10)) > 0.01
+        np.testing.assert_array_equal(rarely.values, always.values)
+
+    def test_steps_are_at_once_as_long_as_none_fails_and_tried_again_after_a_pause(self, float64):
+        # Pauses of 2, then 4 groups after two failures; rounding tells which groups went at once.
+        stack = graded_stack("contracting", steps=4 * 12)
+        stack[[0, 12], 0] = 0  # groups 0 and 3
+        stack[[0, 12], 0, 0] = 1e-14
+        always, rarely = (of_stack(stack, align=0, blocks=12, every=every) for every in (1, None))
+        same = (rarely.finite_time == always.finite_time).all(1)
+        assert same.tolist() == [True] * 8 + [False] * 4
+
+    def test_a_batch_still_decides_once(self):
+        def branches(function, *shape):
+            return str(jax.make_jaxpr(function)(np.ones(shape, np.float32))).count(" cond[")
+
+        one = partial(spectrum.lyapunov_from_jacobians, every=None)
+        assert branches(jax.vmap(jax.vmap(one)), 2, 2, 20, 3, 3) == branches(one, 20, 3, 3) > 0
+
+    def test_a_batch_and_its_gradient_are_those_of_every_step(self, float64):
+        stacks = np.stack([graded_stack("contracting"), graded_stack("saturated")])
+
+        def loss(stacks, every):
+            values = jax.vmap(partial(spectrum.lyapunov_from_jacobians, align=0, every=every))(stacks).values
+            return (values[:, :6] ** 2).mean(), values
+
+        (gradient, values), (expected, always) = (
+            jax.jit(jax.grad(partial(loss, every=every), has_aux=True))(stacks) for every in (None, 1)
+        )
+        np.testing.assert_allclose(values, always, atol=1e-3 / 4)
+        np.testing.assert_allclose(gradient, expected, rtol=1e-6, atol=1e-6 * np.abs(expected).max())
+
+
+class TestSegments:
+    """Side by side, with a burn-in each: the twin is the run from the first step to the last."""
+
+    SIZE, BURN_IN, ALIGN = 4, 60, 100
+
+    def network(self, gain):
+        """Its exponents lie apart, so that frames align soon."""
+        rng = np.random.default_rng(0)
+        scales = np.exp(-0.7 * np.arange(self.SIZE))[:, None]
+        return cells.ElmanParams(
+            w_xh=rng.normal(size=(self.SIZE, D)),
+            w_hh=gain * scales * rng.normal(size=(self.SIZE, self.SIZE)) / np.sqrt(self.SIZE),
+            b_h=np.zeros(self.SIZE),
+        )
+
+    def run(self, params, xs, **options):
+        options = {"burn_in": self.BURN_IN, "align": self.ALIGN} | options
+        return along(cells.elman(), params, np.full(self.SIZE, 0.3), xs, **options)
+
+    @pytest.mark.parametrize("every", [1, None])
+    def test_of_a_network_that_forgets_they_are_one_run(self, every, float64):
+        params, xs = self.network(0.9), np.random.default_rng(1).normal(size=(576, D))
+        whole = self.run(params, xs, blocks=8)
+        parts = self.run(params, xs, blocks=8, segments=4, every=every)
+        assert whole.values[0] < -0.5
+        atol = 1e-9 if every == 1 else 1e-6
+        for name in ("values", "standard_errors", "finite_time", "history", "upper_bounds"):
+            np.testing.assert_allclose(getattr(parts, name), getattr(whole, name), atol=atol, err_msg=name)
+        assert parts.block_steps.tolist() == whole.block_steps.tolist() == [52] * 8
+        assert parts.resolved.all()
+        np.testing.assert_allclose(parts.last.state, whole.last.state, atol=1e-14)
+        np.testing.assert_allclose(np.abs(parts.last.frame), np.abs(whole.last.frame), atol=atol)
+        # Without what is discarded they are not.
+        cold = self.run(params, xs, blocks=8, segments=4, burn_in=0, align=0)
+        assert (
+            np.abs(cold.finite_time - self.run(params, xs, blocks=8, burn_in=0, align=0).finite_time).max()
+            > 1e-2
+        )
+
+    def test_a_segmented_run_goes_on_from_its_end(self, float64):
+        params, xs = self.network(0.9), np.random.default_rng(1).normal(size=(760, D))
+        whole = self.run(params, xs, blocks=3)
+        first = self.run(params, xs[:560], blocks=2, segments=2)
+        both = self.run(params, xs[560:], blocks=1, resume=first, burn_in=0, align=0)
+        np.testing.assert_allclose(both.finite_time, whole.finite_time, atol=1e-9)
+        np.testing.assert_allclose(both.values, whole.values, atol=1e-9)
+
+    def test_of_a_chaotic_map_they_agree_within_standard_errors(self, float64):
+        options = {"burn_in": 50, "align": 50, "blocks": 40}
+        state, xs = np.array([0.1, 0.1]), 1e-3 * np.random.default_rng(0).normal(size=(4100, 1))
+        whole, parts = (
+            along(driven_henon, 1.4, state, xs, **options, segments=segments) for segments in (1, 8)
+        )
+        assert np.abs(parts.finite_time - whole.finite_time).max() > 1e-3  # other trajectories
+        error = np.hypot(whole.standard_errors, parts.standard_errors)
+        assert (np.abs(parts.values - whole.values) < 4 * error).all()
+        assert error.max() < 0.02
+        assert abs(parts.values.sum() - np.log(0.3)) < 1e-12
+
+    def test_steps_that_do_not_divide_are_aligned_with_and_every_segment_has_a_block(self, float64):
+        stack = graded_stack("contracting", steps=64, size=3)
+        parts = of_stack(stack, align=10, segments=7, blocks=1)
+        assert parts.block_steps.tolist() == [7] * 7  # of 54 steps the first five go to the alignment
+        one = of_stack(stack[: 10 + 5 + 7], align=15)
+        np.testing.assert_allclose(parts.finite_time[0], one.values, atol=1e-12)
+        assert_same(parts.last.frame, of_stack(stack[-22:], align=15).last.frame)
+
+    def test_segments_that_cannot_be_are_refused(self):
+        def run(**options):
+            return spectrum.lyapunov(lambda p, s, x: s, None, np.ones(3), np.ones((20, 1)), **options)
+
+        with pytest.raises(
+            ValueError, match=r"segments is 17; expected an integer in \[1, 16\], 16 = the steps"
+        ):
+            run(segments=17)
+        with pytest.raises(ValueError, match="segments is 0"):
+            run(segments=0)
+        with pytest.raises(
+            ValueError, match="burn_in is 18 and align 2, and there are 20 steps: none is left"
+        ):
+            run(burn_in=18, segments=2)
+        first = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), jax.eval_shape(run))
+        with pytest.raises(ValueError, match="segments is 2 with resume; expected 1"):
+            run(resume=first, segments=2)
 
 
 class TestAccuracy:
