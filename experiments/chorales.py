@@ -44,8 +44,8 @@ class Config(learning.Config):
     """Chorales an update, drawn from the training set with replacement."""
     learning_rate: float = 3e-3
     """Of Adam, one for all networks."""
-    measured_steps: int = 32
-    """Frames at the beginning of test chorales through which the gradient of the last is followed: eight bars."""
+    measured_steps: int = 20
+    """Frames at the beginning of test chorales through which the gradient of the last is followed: five bars."""
 
     time_margin: float = 0.85
     """Of the loss of the frequencies: to know a seventh of it from what sounded before cannot be chance."""
