@@ -4,7 +4,8 @@ The file list is the table of contents. Import the modules: `from rnn_jax import
 
     types         the alphabet of shapes, the time-index convention, what a step and a cell are
     initializers  recurrent matrices and biases
-    cells         the recurrences: Elman, leaky, GRU, LSTM, stacks of them
+    constraints   weights held orthogonal, near it, or at a spectral norm of 1
+    cells         the recurrences: Elman, leaky, GRU, LSTM, stacks of them; with layer normalisation, dropout, zoneout
     readout       ŷ_t = g(W_hy h_t + b_y)
     losses        L = Σ_t L_t, masked
     unroll        a step along a sequence
@@ -19,6 +20,7 @@ The file list is the table of contents. Import the modules: `from rnn_jax import
     spectrum      singular values of products, Lyapunov exponents, dimension, entropy
     graded        singular values of one matrix, however far apart they are
     flow          the gradient-flow profile: who sends how much gradient to whom, across which lag
+    regularizers  losses that mend gradients: Ω, gradient flossing
     decay         curves of log-norms against lag: their rate, the effective horizon
     recording     a measurement every so many updates of a training
     tasks         what a network is put to: copying, adding, flip-flops, …, drawn from a key, with exact chance levels

@@ -18,6 +18,7 @@ Neither brings back a gradient that has vanished.
 """
 
 import math
+from collections.abc import Callable
 from functools import cache
 
 import jax
@@ -25,13 +26,13 @@ import jax.numpy as jnp
 
 from rnn_jax import checks
 from rnn_jax.cells import stack
-from rnn_jax.types import Cell, PyTree, Step
+from rnn_jax.types import Cell, PyTree, Step, as_step
 
 
 def clip_along_time(cell: Cell | Step, max_norm: float) -> Cell | Step:
     """The same cell or step, but what goes back through it is clip(δ_t) in place of δ_t.
 
-    `bptt` and its custom VJPs keep their hand-written derivatives, and `jax.grad` of the plain unrolling gives the same.
+    `bptt` and its custom VJPs keep their hand-written derivatives; `jax.grad` of the plain unrolling gives the same.
     The `deltas` that `bptt.bptt` returns are the δ_t before they are clipped: `norms(deltas)` says which were too long.
     In a stack each layer's δ_t is clipped by its own norm.
 
@@ -52,25 +53,22 @@ def clip_along_time(cell: Cell | Step, max_norm: float) -> Cell | Step:
     >>> bptt.bptt(clip_along_time(cell, 3.0), params, jnp.zeros(1), xs, last).deltas.T  # the plain ones: 16, 8, 4, 2, 1
     Array([[6., 6., 4., 2., 1.]], dtype=float32)
     """
-    if not callable(cell) and not isinstance(cell, Cell):
-        raise ValueError(f"expected a cell or a step(params, state, x) -> state; got {cell!r}.")
     if not 0 <= max_norm < math.inf:
         raise ValueError(f"max_norm is {max_norm}; expected a finite number >= 0, such as 1.0.")
-    return _clipped(cell, float(max_norm))
+    max_norm = float(max_norm)  # a NumPy float would be the same key, and change the dtype of every gradient
+    return _clipped_cell(cell, max_norm) if isinstance(cell, Cell) else _clipped_step(as_step(cell), max_norm)
 
 
 @cache
-def _clipped(cell: Cell | Step, max_norm: float) -> Cell | Step:
-    if not isinstance(cell, Cell):
-        return _clipped_step(cell, max_norm)
+def _clipped_cell(cell: Cell, max_norm: float) -> Cell:
     if cell.layers:
-        return stack(*(_clipped(layer, max_norm) for layer in cell.layers))
+        return stack(*(_clipped_cell(layer, max_norm) for layer in cell.layers))
 
     def pullback(state, a, new, dnew):
-        return cell.pullback(state, a, new, _clip(max_norm, dnew))
+        return cell.pullback(state, a, new, _clip(max_norm, dnew))  # type: ignore[misc]
 
     def step_pullback(params, state, x, new, dnew):
-        return cell.step_pullback(params, state, x, new, _clip(max_norm, dnew))
+        return cell.step_pullback(params, state, x, new, _clip(max_norm, dnew))  # type: ignore[misc]
 
     return cell._replace(
         step=_clipped_step(cell.step, max_norm),
@@ -88,7 +86,8 @@ def _no_jacobians(params: PyTree) -> jax.Array:
     )
 
 
-def _clipped_step(step: Step, max_norm: float) -> Step:
+@cache
+def _clipped_step(step: Callable[..., PyTree], max_norm: float) -> Step:
     """The step, its result passed through an identity that clips what comes back."""
 
     @jax.custom_vjp
@@ -126,8 +125,8 @@ def norms(deltas: PyTree) -> jax.Array:
     shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(deltas)]
     if not shapes or () in shapes or len({shape[:-1] for shape in shapes}) > 1:
         raise ValueError(
-            f"the state is {checks.signature(deltas)}; expected leaves (*B, N), features last and the batch axes *B the "
-            "same for all, so that each sequence has a norm of its own."
+            f"the state is {checks.signature(deltas)}; expected leaves (*B, N), features last, with the same batch "
+            "axes *B for all: each sequence has one norm."
         )
     square = sum((leaf * leaf).sum(-1) for leaf in jax.tree.leaves(deltas))
     return jnp.sqrt(jnp.where(square > 0, square, 1)) * (square > 0)

@@ -75,8 +75,8 @@ class CayleyForm(NamedTuple):
 def cayley_inverse(w: jax.Array) -> CayleyForm:
     """What `cayley` makes an orthogonal W of: where a training starts, `cayley(*cayley_inverse(w))` being W.
 
-    A = (I + W D)⁻¹ (I − W D), and D such that no eigenvalue of W D is −1. There always is one: eliminating I + W D column
-    by column, the sign of each column is chosen when its pivot is, 1 + d_k c_k, so that every pivot is at least 1.
+    A = (I + W D)⁻¹ (I − W D), and D such that no eigenvalue of W D is −1. There always is one: in the elimination of
+    I + W D column by column, each pivot is 1 + d_k c_k, and its sign d_k is chosen so that it is at least 1.
 
     Args:
       w: `(…, N, N)`, orthogonal, of either determinant.
@@ -107,8 +107,8 @@ def cayley_inverse(w: jax.Array) -> CayleyForm:
 def _best_signs(w: jax.Array) -> jax.Array:
     """d_k = ±1 such that elimination of I + W diag(d), without exchanges, has pivots 1 + |c_k|.
 
-    Column k of I + W D is e_k + d_k w_k. The steps before k leave e_k's entry alone, as their multipliers act on rows
-    below; so the pivot is 1 + d_k c_k with c_k the entry of W, eliminated as the columns before were.
+    Column k of I + W D is e_k + d_k w_k. Before its turn, multiples of rows above k are subtracted in it, where e_k is
+    zero: so the pivot is 1 + d_k c_k, c_k being what has become of W_kk in the same subtractions.
     """
     size = w.shape[-1]
 
@@ -188,7 +188,9 @@ def spectral_normalize(w: jax.Array, vector: jax.Array, *, steps: int = 1) -> No
     w, vector = _square("w", w), jnp.asarray(vector)
     steps = checks.integer("steps", steps, 1)
     if vector.shape != w.shape[:-1]:
-        raise ValueError(f"vector has shape {vector.shape}; expected (…, N) = {w.shape[:-1]}, one a matrix of w.")
+        raise ValueError(
+            f"vector has shape {vector.shape}; expected (…, N) = {w.shape[:-1]}, one a matrix of w."
+        )
     fixed = lax.stop_gradient(w)
 
     def iterate(_, vectors):
@@ -228,5 +230,7 @@ def _signs(signs: jax.Array, w: jax.Array) -> jax.Array:
     """D as factors of the columns of W."""
     signs = jnp.asarray(signs, w.dtype)
     if signs.shape != w.shape[:-1]:
-        raise ValueError(f"signs has shape {signs.shape}; expected (…, N) = {w.shape[:-1]}, from cayley_inverse().")
+        raise ValueError(
+            f"signs has shape {signs.shape}; expected (…, N) = {w.shape[:-1]}, from cayley_inverse()."
+        )
     return lax.stop_gradient(signs)[..., None, :]

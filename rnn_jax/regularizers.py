@@ -3,14 +3,14 @@
     Ω      = Σ_t (‖J_tᵀ δ_t‖ / ‖δ_t‖ − 1)²           t = 1 … T; Pascanu, Mikolov and Bengio (2013), eq. 9
     floss  = (1/k) Σ_i λ_i²                          the k leading Lyapunov exponents; Engelken (2023)
 
-δ_t is the total ∂L/∂s_t and J_t = ∂s_t/∂s_{t−1}, so J_tᵀ δ_t is what of it arrives at t − 1. Ω asks that the gradient of
-*this* loss keeps its length from step to step, in the direction that it happens to have; flossing asks that the k
+δ_t is the total ∂L/∂s_t and J_t = ∂s_t/∂s_{t−1}, so J_tᵀ δ_t is what of it arrives at t − 1. Ω asks that the gradient
+of *this* loss keeps its length from step to step, in the direction that it happens to have; flossing asks that the k
 directions which decay least neither grow nor decay, whatever the loss is. Both are differentiated through the
 trajectory and through the Jacobians (second derivatives of the step):
 
     loss(params) = task(params) + weight * omega(step, params, state, xs, task_of_states).mean()
 
-`omega_immediate` is the form of the code that the authors of Ω released: squared norms, and a derivative for W_hh alone.
+`omega_immediate` is the form of the code that the authors of Ω released: squared norms, a derivative for W_hh alone.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""δ_t is clipped inside the recursion, by hand and by `jax.grad` alike, and that is another thing than a global norm."""
+"""δ_t is clipped inside the recursion, by hand and by `jax.grad` alike, which is another thing than a global norm."""
 
 from functools import partial
 
@@ -93,7 +93,11 @@ def test_second_derivatives_are_those_of_the_clipped_gradient(float64):
     cell = clipping.clip_along_time(cells.elman(), 0.5)
     case, cotangents = case_of(cells.elman(), float64)
     ours, plain = (
-        jax.jit(jax.grad(lambda p, r=run: (jax.vjp(partial(r, cell), p, *case[1:])[1](cotangents)[0].w_hh ** 2).sum()))
+        jax.jit(
+            jax.grad(
+                lambda p, r=run: (jax.vjp(partial(r, cell), p, *case[1:])[1](cotangents)[0].w_hh ** 2).sum()
+            )
+        )
         for run in (bptt.unroll, unroll.unroll)
     )
     assert_close(ours(case.params), plain(case.params), 1e-11)
@@ -135,7 +139,10 @@ def test_what_measures_gradients_does_not_take_a_clipped_cell():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: clipping.clip_along_time(cells.gru(), -1.0), "max_norm is -1.0; expected a finite number >= 0"),
+        (
+            lambda: clipping.clip_along_time(cells.gru(), -1.0),
+            "max_norm is -1.0; expected a finite number >= 0",
+        ),
         (lambda: clipping.clip_along_time(cells.gru(), float("nan")), "max_norm is nan"),
         (lambda: clipping.clip_along_time(cells.gru(), float("inf")), "max_norm is inf"),
         (lambda: clipping.clip_along_time("gru", 1.0), "expected a cell or a step"),

@@ -12,6 +12,7 @@ from rnn_jax import (
     bptt,
     cells,
     clipping,
+    constraints,
     decay,
     flow,
     graded,
@@ -22,6 +23,7 @@ from rnn_jax import (
     products,
     readout,
     recording,
+    regularizers,
     spectrum,
     streaming,
     tasks,
@@ -62,6 +64,10 @@ def training_gradient(run):
 
 def by_hand(params, state, xs):
     return bptt.bptt(DEEP, params, state, xs, unroll.unroll(DEEP, params, state, xs))
+
+
+def last_output(cell):
+    return lambda states: cell.emit(states)[-1].sum()
 
 
 def clipped(params, state, xs):
@@ -161,6 +167,16 @@ CASES = {
     "decay.fit_rate": (lambda y: decay.fit_rate(y, 0, 5), (jnp.ones((2, 6)),)),
     "recording.recorder": (recorded, (jnp.ones(3),)),
     "flow.profile": (profile, tuple(example(cells.lstm(), "float32", batch=()))),
+    "regularizers.omega": on(DEEP, lambda *arguments: regularizers.omega(*arguments, last_output(DEEP))),
+    "regularizers.omega_immediate": on(
+        cells.lstm(), lambda *arguments: regularizers.omega_immediate(*arguments, last_output(cells.lstm()))
+    ),
+    "regularizers.flossing": one(DEEP, partial(regularizers.flossing, k=2)),
+    "constraints.orthogonality_penalty": (constraints.orthogonality_penalty, (STACK,)),
+    "constraints.cayley": (constraints.cayley, (STACK, STACK[..., 0])),
+    "constraints.cayley_inverse": (constraints.cayley_inverse, (STACK,)),
+    "constraints.margin": (lambda w: constraints.margin(w, w[..., 0], w, 0.1), (STACK,)),
+    "constraints.spectral_normalize": (constraints.spectral_normalize, (STACK, STACK[..., 0])),
     "tasks.recall.copy_memory": drawn(tasks.copy_memory(5)),
     "tasks.recall.memorization": drawn(tasks.memorization(5)),
     "tasks.recall.random_permutation": drawn(tasks.random_permutation(12)),
@@ -221,8 +237,9 @@ def test_every_cell_steps_on_every_platform(name):
 def test_no_public_numeric_function_is_missing_here():
     internal = {f"unroll.{name}" for name in ("arguments", "body_of", "valid", "where_valid")}
     internal |= {"spectrum.resolution"}
-    modules = (bptt, clipping, decay, flow, graded, initializers, jacobians, losses, orthogonal, products, readout)
-    modules += (recording, spectrum, streaming, tasks.marked, tasks.recall, tasks.streams, tasks.task, unroll)
+    modules = (bptt, clipping, constraints, decay, flow, graded, initializers, jacobians, losses, orthogonal)
+    modules += (products, readout, recording, regularizers, spectrum, streaming)
+    modules += (tasks.marked, tasks.recall, tasks.streams, tasks.task, unroll)
     public = {
         f"{module.__name__.removeprefix('rnn_jax.')}.{name}"
         for module in modules

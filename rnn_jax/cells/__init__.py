@@ -10,6 +10,17 @@ from rnn_jax.cells.leaky import leaky as leaky
 from rnn_jax.cells.lstm import LSTMParams as LSTMParams
 from rnn_jax.cells.lstm import LSTMState as LSTMState
 from rnn_jax.cells.lstm import lstm as lstm
+from rnn_jax.cells.masked import dropout_masks as dropout_masks
+from rnn_jax.cells.masked import recurrent_dropout as recurrent_dropout
+from rnn_jax.cells.masked import zoneout as zoneout
+from rnn_jax.cells.masked import zoneout_masks as zoneout_masks
+from rnn_jax.cells.masked import zoneout_means as zoneout_means
+from rnn_jax.cells.normalized import LayerNormElmanParams as LayerNormElmanParams
+from rnn_jax.cells.normalized import LayerNormGRUParams as LayerNormGRUParams
+from rnn_jax.cells.normalized import LayerNormLSTMParams as LayerNormLSTMParams
+from rnn_jax.cells.normalized import layer_norm_elman as layer_norm_elman
+from rnn_jax.cells.normalized import layer_norm_gru as layer_norm_gru
+from rnn_jax.cells.normalized import layer_norm_lstm as layer_norm_lstm
 from rnn_jax.cells.stacked import stack as stack
 from rnn_jax.cells.vanilla import ElmanParams as ElmanParams
 from rnn_jax.cells.vanilla import elman as elman
