@@ -56,7 +56,9 @@ def clip_along_time(cell: Cell | Step, max_norm: float) -> Cell | Step:
     if not 0 <= max_norm < math.inf:
         raise ValueError(f"max_norm is {max_norm}; expected a finite number >= 0, such as 1.0.")
     max_norm = float(max_norm)  # a NumPy float would be the same key, and change the dtype of every gradient
-    return _clipped_cell(cell, max_norm) if isinstance(cell, Cell) else _clipped_step(as_step(cell), max_norm)
+    if isinstance(cell, Cell):
+        return _clipped_cell(cell, max_norm)
+    return _clipped_step(as_step(cell), max_norm)  # type: ignore[arg-type]
 
 
 @cache

@@ -111,7 +111,7 @@ def zoneout(cell: Cell | Step) -> Cell | Step:
     >>> unroll.unroll(zoneout(cell), params, state, (xs, masks)).h.shape
     (5, 2, 8)
     """
-    return _zoned_cell(cell) if isinstance(cell, Cell) else _zoned_step(as_step(cell))
+    return _zoned_cell(cell) if isinstance(cell, Cell) else _zoned_step(as_step(cell))  # type: ignore[arg-type]
 
 
 @cache
