@@ -1,0 +1,109 @@
+"""Layer-normalised cells are their equations, and do not see the scale of their weights."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rnn_jax import bptt, cells, initializers, unroll
+from rnn_jax.cells.normalized import EPSILON
+from tests.cases import GRADIENT_BOUND, D, N, assert_close, example, random_cotangents, rounding
+
+ELMAN, LSTM, GRU = cells.layer_norm_elman(), cells.layer_norm_lstm(), cells.layer_norm_gru()
+every_cell = pytest.mark.parametrize("cell", [ELMAN, LSTM, GRU], ids=["elman", "lstm", "gru"])
+
+
+def sigmoid(a):
+    return 1 / (1 + np.exp(-a))
+
+
+def ln(a):
+    return (a - a.mean()) / np.sqrt(a.var() + EPSILON)
+
+
+def elman_by_hand(p, h, x):
+    return np.tanh(p.gain * ln(p.w_hh @ h + p.w_xh @ x) + p.b_h)
+
+
+def lstm_by_hand(p, state, x):
+    h, c = state
+    i, f, g, o = p.gain_hh * ln(p.w_hh @ h) + p.gain_xh * ln(p.w_xh @ x) + p.b_h
+    c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+    return cells.LSTMState(h=sigmoid(o) * np.tanh(p.gain_c * ln(c) + p.b_c), c=c)
+
+
+def gru_by_hand(p, h, x):
+    gates = p.gain_hh[:2] * ln(p.w_hh[:2] @ h) + p.gain_xh[:2] * ln(p.w_xh[:2] @ x) + p.b_h[:2]
+    reset, keep = sigmoid(gates)
+    inner = p.gain_hh[2] * ln(p.w_hh[2] @ h) + p.b_hn
+    n = np.tanh(p.gain_xh[2] * ln(p.w_xh[2] @ x) + p.b_h[2] + reset * inner)
+    return keep * h + (1 - keep) * n
+
+
+@pytest.mark.parametrize(
+    ("cell", "by_hand"),
+    [(ELMAN, elman_by_hand), (LSTM, lstm_by_hand), (GRU, gru_by_hand)],
+    ids=["elman", "lstm", "gru"],
+)
+def test_a_step_is_its_equations_sequence_by_sequence(cell, by_hand, float64):
+    params, state, xs = example(cell, float64)
+    new = jax.jit(cell.step)(params, state, xs[0])
+    as_numpy = partial(jax.tree.map, np.asarray)
+    for b in range(2):
+        one = partial(jax.tree.map, lambda leaf, b=b: np.asarray(leaf[b]))
+        assert_close(one(new), by_hand(as_numpy(params), one(state), np.asarray(xs[0, b])), rounding(float64))
+
+
+@every_cell
+def test_a_step_keeps_the_dtype_and_the_tree_and_starts_with_gains_of_one(cell, dtype):
+    zero = {"recurrent": initializers.zeros, "kernel": initializers.zeros}
+    params = cell.init(jax.random.key(0), D, N, dtype=dtype, **zero)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {dtype}
+    gains = {name: value for name, value in params._asdict().items() if name.startswith("gain")}
+    assert gains
+    assert all((value == 1).all() for value in gains.values())
+    state = cell.initial_state(params, (2,))
+    new = jax.eval_shape(cell.step, params, state, jnp.ones((2, D), dtype))
+    assert jax.tree.map(jnp.shape, new) == jax.tree.map(jnp.shape, state)
+    assert {leaf.dtype for leaf in jax.tree.leaves(new)} == {dtype}
+    assert cell.emit(new).shape == (2, N)
+
+
+@every_cell
+def test_a_step_does_not_change_with_the_scale_of_the_weights(cell, float64):
+    params, state, xs = example(cell, float64)
+    larger = params._replace(w_hh=7 * params.w_hh, w_xh=7 * params.w_xh)
+    step = jax.jit(cell.step)
+    assert_close(step(larger, state, xs[0]), step(params, state, xs[0]), 100 * EPSILON)
+
+
+def test_gradients_along_time_are_those_of_jax(float64):
+    case = example(LSTM, float64)
+    cotangents = random_cotangents(jax.eval_shape(partial(unroll.unroll, LSTM), *case))
+
+    @jax.jit
+    def both(params, state, xs):
+        by_hand = bptt.bptt(LSTM, params, state, xs, cotangents)
+        return by_hand[:3], jax.vjp(partial(unroll.unroll, LSTM), params, state, xs)[1](cotangents)
+
+    by_hand, automatic = both(*case)
+    assert_close(by_hand, automatic, GRADIENT_BOUND["float64"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"gain_hh": jnp.ones(N)}, r"gain_hh has shape \(5,\); expected \(4, 5\)"),
+        ({"gain_c": jnp.ones((4, N))}, r"gain_c has shape \(4, 5\); expected \(5,\)"),
+        ({"w_hh": jnp.ones((N, N))}, r"w_hh has shape \(5, 5\); expected \(4, 5, 5\)"),
+        ({"w_xh": jnp.ones((4, N, D + 1))}, "x has shape"),
+    ],
+)
+def test_parameters_that_do_not_fit_name_the_remedy(change, message):
+    params, state, xs = example(LSTM, "float32")
+    with pytest.raises(ValueError, match=message):
+        LSTM.step(params._replace(**change), state, xs[0])
+    with pytest.raises(ValueError, match="activation is 'tanh'"):
+        cells.layer_norm_elman("tanh")
