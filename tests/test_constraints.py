@@ -50,7 +50,7 @@ def test_cayley_is_the_map_of_its_definition(float64):
     np.testing.assert_allclose(cayley(free, np.array([1, -1, 1, 1, -1, 1.0])), expected, atol=1e-14)
 
 
-@pytest.mark.parametrize("size", [1, 2, 5, 64])
+@pytest.mark.parametrize("size", [1, 5, 64])
 def test_every_orthogonal_matrix_is_reached_whatever_its_determinant(size, dtype):
     w = haar(6, size, size).astype(dtype)
     w[:2] = np.stack([-np.eye(size), np.eye(size)[::-1]])  # no Cayley map without signs

@@ -79,6 +79,14 @@ def test_a_step_does_not_change_with_the_scale_of_the_weights(cell, float64):
     assert_close(step(larger, state, xs[0]), step(params, state, xs[0]), 100 * EPSILON)
 
 
+def test_a_state_of_zeros_multiplies_gradients_by_up_to_one_over_the_root_of_epsilon(float64):
+    params, state, xs = example(GRU, float64, batch=())
+    jacobian = jax.jit(jax.jacfwd(GRU.step, argnums=1))
+    at_zero, elsewhere = (np.linalg.norm(jacobian(params, h, xs[0]), 2) for h in (0 * state, state))
+    assert elsewhere < 3
+    assert 5 * elsewhere < at_zero < 1 / np.sqrt(EPSILON)
+
+
 def test_gradients_along_time_are_those_of_jax(float64):
     case = example(LSTM, float64)
     cotangents = random_cotangents(jax.eval_shape(partial(unroll.unroll, LSTM), *case))
