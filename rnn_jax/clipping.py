@@ -26,7 +26,7 @@ import jax.numpy as jnp
 
 from rnn_jax import checks
 from rnn_jax.cells import stack
-from rnn_jax.types import Cell, PyTree, Step, as_step
+from rnn_jax.types import Cell, PyTree, Step, accumulator, as_step
 
 
 def clip_along_time(cell: Cell | Step, max_norm: float) -> Cell | Step:
@@ -115,7 +115,7 @@ def norms(deltas: PyTree) -> jax.Array:
       deltas: a tree of arrays `(…, N)`, all with the same axes before the last.
 
     Returns:
-      `(…)`. Its gradient at δ = 0 is 0.
+      `(…)`, float32 for half precision. Its gradient at δ = 0 is 0.
 
     Raises:
       ValueError: a leaf without a feature axis, or with other axes before it.
@@ -130,5 +130,6 @@ def norms(deltas: PyTree) -> jax.Array:
             f"the state is {checks.signature(deltas)}; expected leaves (*B, N), features last, with the same batch "
             "axes *B for all: each sequence has one norm."
         )
-    square = sum((leaf * leaf).sum(-1) for leaf in jax.tree.leaves(deltas))
+    wide = [leaf.astype(accumulator(leaf.dtype)) for leaf in jax.tree.leaves(deltas)]
+    square = jnp.stack([(leaf * leaf).sum(-1) for leaf in wide]).sum(0)
     return jnp.sqrt(jnp.where(square > 0, square, 1)) * (square > 0)

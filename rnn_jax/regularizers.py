@@ -22,7 +22,7 @@ from jax import lax
 
 from rnn_jax import bptt, checks, clipping, spectrum
 from rnn_jax import unroll as unrolling
-from rnn_jax.types import Cell, PyTree, Step, as_step, pull_emit
+from rnn_jax.types import Cell, PyTree, Step, as_step, is_structured, pull_emit
 
 
 def omega(
@@ -105,7 +105,7 @@ def omega_immediate(
     >>> omega_immediate(cell, params, jnp.zeros(1), jnp.ones((4, 1)), last)  # (0.5² − 1)²
     Array(0.5625, dtype=float32)
     """
-    if not isinstance(cell, Cell) or cell.pullback is None:
+    if not is_structured(cell):
         raise ValueError(
             f"omega_immediate() needs a cell with one recurrent product; got a {type(cell).__name__} without (a stack "
             "has several). Use omega(), which takes any step."

@@ -227,10 +227,36 @@ def test_every_numeric_function_lowers_for_every_platform(name):
     assert exported.platforms == PLATFORMS
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize(
+    ("wrap", "masks"),
+    [
+        (cells.zoneout, lambda key, state: cells.zoneout_masks(key, state, 1, rates=0.5)),
+        (cells.recurrent_dropout, lambda key, state: cells.dropout_masks(key, state.h, 1, rate=0.5)),
+    ],
+    ids=["zoneout", "recurrent_dropout"],
+)
+def test_masked_cells_step_on_every_platform(wrap, masks):
+    def step(key, params, state, x):
+        mask = jax.tree.map(lambda leaf: leaf[0], masks(key, state))
+        return wrap(cells.lstm()).step(params, state, (x, mask))
+
+    params, state, xs = example(cells.lstm(), "float32")
+    exported = export.export(jax.jit(step), platforms=PLATFORMS)(jax.random.key(0), params, state, xs[0])
+    assert exported.platforms == PLATFORMS
+
+
+NORMALIZED = {
+    "layer-norm-elman": cells.layer_norm_elman(),
+    "layer-norm-lstm": cells.layer_norm_lstm(),
+    "layer-norm-gru": cells.layer_norm_gru(),
+}
+
+
+@pytest.mark.parametrize("name", ALL | NORMALIZED)
 def test_every_cell_steps_on_every_platform(name):
-    params, state, xs = example(ALL[name], "float32")
-    exported = export.export(jax.jit(ALL[name].step), platforms=PLATFORMS)(params, state, xs[0])
+    cell = (ALL | NORMALIZED)[name]
+    params, state, xs = example(cell, "float32")
+    exported = export.export(jax.jit(cell.step), platforms=PLATFORMS)(params, state, xs[0])
     assert exported.platforms == PLATFORMS
 
 
