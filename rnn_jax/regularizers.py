@@ -118,7 +118,7 @@ def omega_immediate(
 
     h = cell.emit(previous)
     gates = cell.gates(cell.drive(fixed, xs), cell.recur(fixed, h))  # type: ignore[misc]
-    ds, _, dr = cell.pullback(previous, gates, states, deltas)
+    ds, _, dr = cell.pullback(previous, gates, states, deltas)  # type: ignore[misc]
     (dh,) = jax.vjp(lambda h: cell.recur(params, h), h)[1](dr)  # type: ignore[misc]
     pulled = jax.tree.map(jnp.add, ds, pull_emit(cell, previous, dh))
 

@@ -359,8 +359,8 @@ def _sweep(
 
 def _one_step(advance: Callable, carry: _Carry, x: PyTree, block: jax.Array, closes: jax.Array) -> _Carry:
     """One step and an orthogonalisation; a loop of one step would copy its Jacobian."""
-    moved, _ = _move(advance, (carry.state, carry.frame, jnp.zeros((), jnp.int32)), x)
-    return _orthonormal(carry, *moved, block, closes)[0]
+    (state, frame, exponent), _ = _move(advance, (carry.state, carry.frame, jnp.zeros((), jnp.int32)), x)
+    return _orthonormal(carry, state, frame, exponent, block, closes)[0]
 
 
 def _one_by_one(advance: Callable, carry: _Carry, xs: PyTree, block: jax.Array, closes: jax.Array) -> _Carry:

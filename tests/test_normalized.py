@@ -88,13 +88,13 @@ def test_a_state_of_zeros_multiplies_gradients_by_up_to_one_over_the_root_of_eps
 
 
 def test_gradients_along_time_are_those_of_jax(float64):
-    case = example(LSTM, float64)
-    cotangents = random_cotangents(jax.eval_shape(partial(unroll.unroll, LSTM), *case))
+    case = example(ELMAN, float64)
+    cotangents = random_cotangents(jax.eval_shape(partial(unroll.unroll, ELMAN), *case))
 
     @jax.jit
     def both(params, state, xs):
-        by_hand = bptt.bptt(LSTM, params, state, xs, cotangents)
-        return by_hand[:3], jax.vjp(partial(unroll.unroll, LSTM), params, state, xs)[1](cotangents)
+        by_hand = bptt.bptt(ELMAN, params, state, xs, cotangents)
+        return by_hand[:3], jax.vjp(partial(unroll.unroll, ELMAN), params, state, xs)[1](cotangents)
 
     by_hand, automatic = both(*case)
     assert_close(by_hand, automatic, GRADIENT_BOUND["float64"])
