@@ -63,9 +63,11 @@ def cotangents_for(cell, case, **options):
     return random_cotangents(shapes)
 
 
+# All the other cells: where each of their derivatives is broken, below.
 @pytest.mark.parametrize(
     ("name", "dtype"),
-    [(name, "float64") for name in ALL] + [(name, "float32") for name in ("lstm", "stack-reset-before")],
+    [(name, "float64") for name in ("elman-tanh", "leaky-pre", "gru", "lstm", "gru-reset-before", *STACKS)]
+    + [(name, "float32") for name in ("lstm", "stack-reset-before")],
     indirect=["dtype"],
 )
 def test_by_hand_equals_jax_grad_on_random_cotangents_at_every_step(name, dtype):
@@ -286,7 +288,7 @@ def test_breaking_any_one_derivative_of_any_cell_is_noticed(name, float64):
     leaves = len(jax.tree.leaves(example(cell, float64).state))
     ones = {"ds": np.ones(leaves), "du": np.ones(len(parts["du"])), "dr": np.ones(len(parts["dr"]))}
     run = broken_and_automatic(cell, off_by)
-    assert not differs(*run(ones), 1e-6)
+    assert_close(*run(ones), bound(float64))
     every = [(part, at) for part, entries in parts.items() for at in entries]
     assert every == [one for one in every if differs(*run(off_by_one_percent(ones, *one)), 1e-6)]
 
