@@ -141,6 +141,7 @@ def full_spectrum(sizes: Sizes, setup: Setup) -> Question:
 
 def leading(k: int, sizes: Sizes, setup: Setup) -> Question:
     """The first k of the same; a frame of k columns is the beginning of that of all."""
+    k = min(k, sizes.N)
 
     def here(stack):
         return spectrum.lyapunov_from_jacobians(stack, k=k, align=0).values

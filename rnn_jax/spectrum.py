@@ -36,8 +36,9 @@ from rnn_jax.types import Cell, PyTree, Step
 TOGETHER = 4
 """Steps that `every=None` tries at once: most of what fewer orthogonalisations can save, and few frames fail."""
 
-_LONGEST_PAUSE = 64
-"""Groups, in which a network that never passes loses little."""
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 8, 64
+"""Groups that go step by step after one that failed, twice as many after each failure more: so that a network on which
+all fail loses little."""
 
 
 class Continuation(NamedTuple):
@@ -107,7 +108,9 @@ def lyapunov(
       align: steps after them in which the frame turns into place, not counted; T // 10 if not given.
       every: steps from one orthogonalisation to the next. None: 4 where what rounding may have made of every length
         within them stays below `accuracy`, else 1. The exponents and `resolved` are then those of 1 to within
-        `accuracy`.
+        `accuracy`. For all exponents of 128 units it took 0.55 to 0.75 of the time in float64 on a CPU (orthogonal and
+        Gaussian steps); it saves nothing where single steps are ill conditioned, and is slower for few exponents, whose
+        orthogonalisation costs little.
       blocks: into how many blocks of time the counted steps are cut; fewer if there are fewer orthogonalisations.
       segments: into how many equal segments of time the counted steps are cut, run side by side: about
         T/segments + burn_in + align steps in turn instead of T. Each starts from `state` and a random frame, burn_in +
@@ -347,7 +350,7 @@ def _sweep(
     def grouped(leaf):
         return leaf if size == 1 else leaf[: groups * size].reshape(groups, size, *leaf.shape[1:])
 
-    carry = _Carry(state, frame, sums, pause=jnp.array(0), penalty=jnp.array(1))
+    carry = _Carry(state, frame, sums, pause=jnp.array(0), penalty=jnp.array(0))
     if groups:
         marks = jnp.asarray(block_of[:groups]), jnp.asarray(closes[:groups])
         inputs = (jax.tree.map(grouped, xs), *marks)
@@ -410,8 +413,8 @@ def _at_once_if_resolved(
     reached, good = lax.cond(tried, attempt, lambda: (carry, jnp.array(False)))
     good = _everywhere(good)
     reached = lax.cond(good, lambda: reached, lambda: _one_by_one(advance, carry, xs, block, closes))
-    failed = jnp.minimum(2 * carry.penalty, _LONGEST_PAUSE)
-    penalty = jnp.where(tried, jnp.where(good, 1, failed), carry.penalty)
+    failed = jnp.clip(2 * carry.penalty, _SHORTEST_PAUSE, _LONGEST_PAUSE)
+    penalty = jnp.where(tried, jnp.where(good, 0, failed), carry.penalty)
     pause = jnp.where(tried, jnp.where(good, 0, failed), carry.pause - 1)
     return reached._replace(pause=pause, penalty=penalty)
 

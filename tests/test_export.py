@@ -178,7 +178,10 @@ CASES = {
     "orthogonal.factor": (orthogonal.factor, (jnp.ones((40, 36)),)),
     "orthogonal.householder": (orthogonal.householder, (STACK[0],)),
     "spectrum.lyapunov": one(DEEP, partial(spectrum.lyapunov, every=3)),
-    "spectrum.lyapunov_from_jacobians": (spectrum.lyapunov_from_jacobians, (STACK,)),
+    "spectrum.lyapunov_from_jacobians": (
+        partial(spectrum.lyapunov_from_jacobians, every=None, segments=2),
+        (jnp.ones((12, 4, 4)),),
+    ),
     "spectrum.log_singular_values": (spectrum.log_singular_values, (STACK,)),
     "spectrum.step_log_singular_values": (spectrum.step_log_singular_values, (STACK,)),
     "spectrum.random_frame": (

@@ -53,6 +53,15 @@ class TestTwins:
         for a, b in zip(householder(matrix), (q, lengths), strict=True):
             np.testing.assert_allclose(a, b, atol=bound * np.abs(b).max())
 
+    def test_one_column_needs_no_decomposition_whatever_its_size(self, dtype):
+        for column in (gaussian(K, 1), 1e-30 * gaussian(K, 1), 1e30 * gaussian(K, 1), np.zeros((K, 1))):
+            column = column.astype(dtype)
+            for a, b in zip(factor(column), householder(column), strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e2 * jnp.finfo(dtype).eps)
+        assert np.isnan(factor(np.full((K, 1), np.nan, dtype)).lengths).all()
+        assert not contains(orthogonal.factor, "geqrf", column)
+        assert contains(orthogonal.factor, "geqrf", np.ones((K, 2), dtype))
+
     @pytest.mark.parametrize("condition", [1e3, 1e10, 1e14])
     def test_ill_conditioned_matrices_are_orthonormal_all_the_same(self, condition, float64):
         matrix = conditioned(condition)
@@ -113,7 +122,7 @@ class TestFallback:
 
 
 class TestDerivatives:
-    @pytest.mark.parametrize("shape", [(K, K), (60, K)])
+    @pytest.mark.parametrize("shape", [(K, K), (60, K), (K, 1)])
     def test_they_are_those_of_jaxs_own_rule(self, shape, float64):
         matrix, direction, weights = gaussian(*shape), gaussian(*shape, seed=1), gaussian(*shape, seed=2)
 

@@ -566,23 +566,23 @@ class TestEveryNone:
         # Two steps stretch one direction and two the other: the frame that comes out is orthonormal, and at once its
         # second direction is made of rounding.
         turn = orthogonal(np.random.default_rng(0), 2, 2)
-        first, second = (turn @ np.diag(stretch) @ turn.T for stretch in ([1e8, 1], [1, 1e8]))
+        first, second = (turn @ np.diag(stretch) @ turn.T for stretch in ([1e9, 1], [1, 1e9]))
         stack = np.tile(np.stack([first, first, second, second]), (10, 1, 1))
         always, blindly, rarely = (of_stack(stack, align=0, every=every) for every in (1, 4, None))
         assert always.resolved.all()
         assert blindly.resolved.all()
-        assert abs(always.values.sum() - 8 * np.log(10)) < 1e-6  # ln|det|
-        assert abs(blindly.values.sum() - 8 * np.log(10)) > 0.01
+        assert abs(always.values.sum() - 9 * np.log(10)) < 1e-6  # ln|det|
+        assert abs(blindly.values.sum() - 9 * np.log(10)) > 0.01
         np.testing.assert_array_equal(rarely.values, always.values)
 
     def test_steps_are_at_once_as_long_as_none_fails_and_tried_again_after_a_pause(self, float64):
-        # Pauses of 2, then 4 groups after two failures; rounding tells which groups went at once.
-        stack = graded_stack("contracting", steps=4 * 12)
-        stack[[0, 12], 0] = 0  # groups 0 and 3
-        stack[[0, 12], 0, 0] = 1e-14
-        always, rarely = (of_stack(stack, align=0, blocks=12, every=every) for every in (1, None))
+        # Pauses of 8 groups after the first failure and of 16 after the second; frames tell which groups went at once.
+        stack = graded_stack("contracting", steps=4 * 28)
+        stack[[0, 36], 0] = 0  # groups 0 and 9
+        stack[[0, 36], 0, 0] = 1e-14
+        always, rarely = (of_stack(stack, align=0, blocks=28, every=every) for every in (1, None))
         same = (rarely.finite_time == always.finite_time).all(1)
-        assert same.tolist() == [True] * 8 + [False] * 4
+        assert same.tolist() == [True] * 26 + [False] * 2
 
     def test_a_batch_still_decides_once(self):
         def branches(function, *shape):
