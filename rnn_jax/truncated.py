@@ -116,8 +116,8 @@ def sliding(
 ) -> Gradients:
     """Truncated BPTT with a sliding window: every loss L_t goes back through the K steps t, t − 1, … t − K + 1.
 
-    Costs T (K − 1) products with a transposed Jacobian, K − 1 of them in sequence, and the weight gradients once; two to
-    three times the memory of BPTT. For K near T take `bptt.bptt`, which needs T.
+    Costs T (K − 1) products with a transposed Jacobian, K − 1 of them in sequence, and the weight gradients once; two
+    to three times the memory of BPTT. For K near T take `bptt.bptt`, which needs T.
 
     Args:
       cell: a cell (hand-written derivatives) or any `step(params, state, x) -> state` (through `jax.vjp`).
