@@ -146,7 +146,7 @@ def leading(k: int, sizes: Sizes, setup: Setup) -> Question:
     def here(stack):
         return spectrum.lyapunov_from_jacobians(stack, k=k, align=0).values
 
-    contenders = {
+    contenders: dict[str, Callable[..., jax.Array]] = {
         HERE: here,
         "k by qr": lambda stack: _qr_scan(stack, k),
         "all here": lambda stack: spectrum.lyapunov_from_jacobians(stack, align=0).values[:k],

@@ -187,10 +187,11 @@ def lyapunov_from_jacobians(
     stack = products.check_stack(jacobians)
 
     def advance(state, jacobian, frame):
-        # Next to the ends of the range the products of entries are out of it.
-        jacobian, exponent = products.rescale(jacobian)
+        # Next to the ends of the range the products of entries are out of it. Half of what J is away from 1 is taken
+        # out, of the frame: it is smaller than J.
+        half = products.rescale(jacobian).exponent // 2
         with jax.default_matmul_precision("highest"):
-            return state, jacobian @ frame, exponent
+            return state, jacobian @ products.times_power_of_two(frame, -half), half
 
     settings = _Settings(k, 0, align, every, blocks, segments, accuracy, key)
     return _lyapunov(advance, lambda state, xs: state, (), stack, stack[0, 0], settings, resume)
@@ -377,8 +378,9 @@ def _one_by_one(advance: Callable, carry: _Carry, xs: PyTree, block: jax.Array, 
 
 def _at_once(advance: Callable, carry: _Carry, xs: PyTree, block: jax.Array, closes: jax.Array) -> _Carry:
     """Some steps and one orthogonalisation."""
-    moved, _ = lax.scan(partial(_move, advance), (carry.state, carry.frame, jnp.zeros((), jnp.int32)), xs)
-    return _orthonormal(carry, *moved, block, closes)[0]
+    start = (carry.state, carry.frame, jnp.zeros((), jnp.int32))
+    (state, frame, exponent), _ = lax.scan(partial(_move, advance), start, xs)
+    return _orthonormal(carry, state, frame, exponent, block, closes)[0]
 
 
 def _at_once_if_resolved(
