@@ -146,7 +146,7 @@ def leading(k: int, sizes: Sizes, setup: Setup) -> Question:
     def here(stack):
         return spectrum.lyapunov_from_jacobians(stack, k=k, align=0).values
 
-    contenders: dict[str, Callable[..., jax.Array]] = {
+    contenders = {
         HERE: here,
         "k by qr": lambda stack: _qr_scan(stack, k),
         "all here": lambda stack: spectrum.lyapunov_from_jacobians(stack, align=0).values[:k],
@@ -162,7 +162,7 @@ def rarely(sizes: Sizes, setup: Setup) -> Question:
     def here(stack, every):
         return spectrum.lyapunov_from_jacobians(stack, align=0, every=every, accuracy=ACCURACY).values
 
-    contenders = {
+    contenders: dict[str, Callable[..., jax.Array]] = {
         HERE: partial(here, every=None),
         "every step": partial(here, every=1),
         "scan of qr": _qr_scan,
