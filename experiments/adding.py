@@ -108,7 +108,7 @@ def verdicts(config: Config, result: Result) -> list[Verdict]:
         judge(
             is_above(config.stuck),
             name="tanh does not",
-            claim=f"{TANH} does not, on the same sequences",
+            claim=f"{TANH} does not learn to add within {config.updates} updates on the same sequences",
             expected=f"> {config.stuck:g}",
             measured=loss[TANH],
             tolerance=config.stuck,

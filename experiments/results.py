@@ -90,7 +90,7 @@ def save(
         _write_json(run / "config.json", dataclasses.asdict(config))
         _write_json(run / "versions.json", versions(config.seed))
         _write_json(run / "verdicts.json", [_as_plain(verdict) for verdict in verdicts])
-        lines = [json.dumps(row, allow_nan=False) + "\n" for row in metrics]
+        lines = [json.dumps(_as_plain(row), allow_nan=False) + "\n" for row in metrics]
         (run / "metrics.jsonl").write_text("".join(lines), encoding="utf-8")
         (run / "table.txt").write_text(table + "\n", encoding="utf-8")
         np.savez_compressed(run / "arrays.npz", **arrays(result))
@@ -135,9 +135,11 @@ def _write_json(path: Path, value: Any) -> None:
 
 
 def _as_plain(value: Any) -> Any:
-    """NamedTuples as dictionaries, and infinities, which JSON does not know, as text."""
+    """NamedTuples as dictionaries, and what is not finite, which JSON does not know, as text."""
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
-        return {name: _as_plain(field) for name, field in value._asdict().items()}
+        value = value._asdict()
+    if isinstance(value, Mapping):
+        return {name: _as_plain(field) for name, field in value.items()}
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value

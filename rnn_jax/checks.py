@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnn_jax.types import Cell, PyTree
+from rnn_jax.types import Cell, PyTree, as_step, layers_of
 
 
 def is_concrete(x: Any) -> bool:
@@ -22,6 +22,23 @@ def is_concrete(x: Any) -> bool:
     True
     """
     return not isinstance(x, jax.core.Tracer)
+
+
+def unclipped(what: str, cell: Any) -> None:
+    """Raise for a cell or step of `clipping.clip_along_time`, whose derivatives are not those of its step.
+
+    >>> from rnn_jax import cells, clipping
+    >>> unclipped("rtrl()", clipping.clip_along_time(cells.gru(), 1.0))
+    Traceback (most recent call last):
+        ...
+    ValueError: rtrl() got a cell of clip_along_time(), whose derivatives are clipped; give it the cell ...
+    """
+    for layer in layers_of(cell):
+        unclipped(what, layer)
+    if not layers_of(cell) and getattr(as_step(cell), "clips_cotangents", False):
+        raise ValueError(
+            f"{what} got a cell of clip_along_time(), whose derivatives are clipped; give it the cell that was clipped."
+        )
 
 
 def finite(name: str, tree: PyTree) -> None:

@@ -23,6 +23,7 @@ from functools import cache
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from rnn_jax import checks
 from rnn_jax.cells import stack
@@ -36,8 +37,9 @@ def clip_along_time(cell: Cell | Step, max_norm: float) -> Cell | Step:
     The `deltas` that `bptt.bptt` returns are the δ_t before they are clipped: `norms(deltas)` says which were too long.
     In a stack each layer's δ_t is clipped by its own norm.
 
-    It is for gradients alone: take Jacobians, spectra and profiles of the cell that was passed in. (Forward mode is
-    refused; but a vector that is pulled back is clipped as a gradient would be.)
+    It is for BPTT alone, whole or in windows: take Jacobians, spectra, profiles and the gradients of other methods of
+    the cell that was passed in. (Most refuse a clipped one; a vector that is pulled back is clipped as a gradient
+    would be.) Clip what masks make of a cell, and not the cell that they are put on.
 
     Args:
       cell: a cell, or any `step(params, state, x) -> state` whose state has leaves `(*B, N)`, features last.
@@ -97,7 +99,12 @@ def _clipped_step(step: Callable[..., PyTree], max_norm: float) -> Step:
         return state
 
     identity.defvjp(lambda state: (state, None), lambda _, delta: (_clip(max_norm, delta),))
-    return lambda params, state, x: identity(step(params, state, x))
+
+    def clipped(params, state, x):
+        return identity(step(params, state, x))
+
+    clipped.clips_cotangents = True  # type: ignore[attr-defined]  # for `checks.unclipped`
+    return clipped
 
 
 def _clip(max_norm: float, delta: PyTree) -> PyTree:
@@ -105,7 +112,7 @@ def _clip(max_norm: float, delta: PyTree) -> PyTree:
     norm = norms(delta)
     long = norm > max_norm
     scale = jnp.where(long, max_norm / jnp.where(long, norm, 1), 1)
-    return jax.tree.map(lambda leaf: leaf * scale[..., None].astype(leaf.dtype), delta)
+    return jax.tree.map(lambda leaf: (leaf * scale[..., None]).astype(leaf.dtype), delta)
 
 
 def norms(deltas: PyTree) -> jax.Array:
@@ -130,6 +137,9 @@ def norms(deltas: PyTree) -> jax.Array:
             f"the state is {checks.signature(deltas)}; expected leaves (*B, N), features last, with the same batch "
             "axes *B for all: each sequence has one norm."
         )
-    wide = [leaf.astype(accumulator(leaf.dtype)) for leaf in jax.tree.leaves(deltas)]
-    square = jnp.stack([(leaf * leaf).sum(-1) for leaf in wide]).sum(0)
-    return jnp.sqrt(jnp.where(square > 0, square, 1)) * (square > 0)
+    wide = [leaf.astype(accumulator(leaf.dtype)) for leaf in map(jnp.asarray, jax.tree.leaves(deltas))]
+    # Of length about 1, no square is out of range.
+    size = lax.stop_gradient(jnp.stack([jnp.abs(leaf).max(-1) for leaf in wide]).max(0))
+    unit = jnp.where(size > 0, size, 1)[..., None]
+    square = jnp.stack([((leaf / unit) ** 2).sum(-1) for leaf in wide]).sum(0)
+    return size * jnp.sqrt(jnp.where(square > 0, square, 1))

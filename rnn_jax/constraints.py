@@ -2,10 +2,10 @@
 
     soft        ‖WᵀW − I‖²_F                               a penalty, added to the loss
     Cayley      W = (I + A)⁻¹ (I − A) D                    A = F − Fᵀ of a free F, D = diag(±1): orthogonal, always
-    margin      W = U diag(s) Vᵀ, s = 1 + 2m (σ(p) − ½)    U and V orthogonal: singular values in (1 − m, 1 + m)
+    margin      W = U diag(s) Vᵀ, s = 1 + 2m (σ(p) − ½)    U and V orthogonal: singular values in [1 − m, 1 + m]
     spectral    W / σ_max(W)                               by power iteration: the longest singular value is 1
 
-References: Helfrich, Willmotte and Ye (2018) for the Cayley map with signs D, without which no W with the eigenvalue −1
+References: Helfrich, Willmott and Ye (2018) for the Cayley map with signs D, without which no W with the eigenvalue −1
 is reached, which is every W of determinant −1; Vorontsov, Trabelsi, Kadoury and Pal (2017), section 2 for the margin;
 Miyato, Kataoka, Koyama and Yoshida (2018), section 2.1 for the last.
 
@@ -36,7 +36,8 @@ def orthogonality_penalty(w: jax.Array) -> jax.Array:
     Array(27., dtype=float32)
     """
     w = _square("w", w)
-    return ((w.mT @ w - _identity(w)) ** 2).sum()
+    with jax.default_matmul_precision("highest"):
+        return ((w.mT @ w - _identity(w)) ** 2).sum()
 
 
 def cayley(free: jax.Array, signs: jax.Array | None = None) -> jax.Array:
@@ -123,14 +124,14 @@ def _best_signs(w: jax.Array) -> jax.Array:
 
 
 def margin(u: jax.Array, p: jax.Array, v: jax.Array, width: float) -> jax.Array:
-    """W = U diag(s) Vᵀ with s = 1 + 2m (σ(p) − ½): singular values in (1 − m, 1 + m), wherever p goes.
+    """W = U diag(s) Vᵀ with s = 1 + 2m (σ(p) − ½): singular values in [1 − m, 1 + m], wherever p goes.
 
     To start from an orthogonal W take it for U, the identity for V, and p = 0.
 
     Args:
       u, v: orthogonal matrices, `(…, N, N)`, from `cayley`.
       p: free, `(…, N)`.
-      width: m, in [0, 1]. With 0 W is orthogonal, with 1 it is any matrix of norm below 2.
+      width: m, in [0, 1]. With 0 W is orthogonal, with 1 it is any invertible matrix of norm below 2.
 
     Raises:
       ValueError: for another width, or shapes that do not fit.
@@ -147,7 +148,8 @@ def margin(u: jax.Array, p: jax.Array, v: jax.Array, width: float) -> jax.Array:
             f"u, p and v have shapes {u.shape}, {p.shape} and {v.shape}; expected (…, N, N), (…, N) and (…, N, N)."
         )
     s = 1 + 2 * float(width) * (jax.nn.sigmoid(p) - 0.5)
-    return (u * s[..., None, :]) @ v.mT
+    with jax.default_matmul_precision("highest"):
+        return (u * s[..., None, :]) @ v.mT
 
 
 class Normalized(NamedTuple):
@@ -178,27 +180,35 @@ def spectral_normalize(w: jax.Array, vector: jax.Array, *, steps: int = 1) -> No
       steps: of power iteration, ≥ 1.
 
     Raises:
-      ValueError: a vector of another shape, steps < 1.
+      ValueError: a vector of another shape, or of zeros; steps < 1.
 
     >>> made = spectral_normalize(jnp.diag(jnp.array([4.0, 1.0])), jnp.ones(2), steps=20)
     >>> made.w
     Array([[1.  , 0.  ],
            [0.  , 0.25]], dtype=float32)
     """
-    w, vector = _square("w", w), jnp.asarray(vector)
+    w = _square("w", w)
+    vector = jnp.asarray(vector).astype(w.dtype)
     steps = checks.integer("steps", steps, 1)
     if vector.shape != w.shape[:-1]:
         raise ValueError(
             f"vector has shape {vector.shape}; expected (…, N) = {w.shape[:-1]}, one a matrix of w."
         )
+    if checks.is_concrete(vector) and not (vector != 0).any(-1).all():
+        raise ValueError(
+            "vector is zero; expected a random one at first, such as jax.random.normal(key, (N,))."
+        )
     fixed = lax.stop_gradient(w)
 
     def iterate(_, vectors):
-        u = _unit(_times(fixed, vectors[1]))
-        return u, _unit(_times(fixed.mT, u))
+        _, v = vectors
+        u = _unit(_times(fixed, v))
+        # A matrix of zeros leaves no direction: the next one begins where this one did.
+        return u, _unit(_times(fixed.mT, u), otherwise=v)
 
+    start = _unit(lax.stop_gradient(vector))
     with jax.default_matmul_precision("highest"):
-        u, v = lax.fori_loop(0, steps, iterate, (lax.stop_gradient(vector),) * 2)
+        u, v = lax.fori_loop(0, steps, iterate, (start, start))
         sigma = (u * _times(w, v)).sum(-1)
     return Normalized(w / jnp.where(sigma > 0, sigma, 1)[..., None, None], sigma, v)
 
@@ -207,10 +217,10 @@ def _times(matrix: jax.Array, vector: jax.Array) -> jax.Array:
     return (matrix @ vector[..., None])[..., 0]
 
 
-def _unit(vector: jax.Array) -> jax.Array:
-    """The vector of length 1, or zero."""
+def _unit(vector: jax.Array, otherwise: jax.Array | float = 0.0) -> jax.Array:
+    """The vector of length 1; something else for zero."""
     norm = jnp.linalg.norm(vector, axis=-1, keepdims=True)
-    return vector / jnp.where(norm > 0, norm, 1)
+    return jnp.where(norm > 0, vector / jnp.where(norm > 0, norm, 1), otherwise)
 
 
 def _square(name: str, matrix: jax.Array) -> jax.Array:

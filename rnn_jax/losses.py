@@ -1,7 +1,7 @@
 """Losses of the note, L = Σ_t w_t L_t, their derivatives by hand, and the weights that mask them.
 
     cross-entropy     L_t = −ln softmax(o_t)[y_t]       ∂L_t/∂o_t = softmax(o_t) − onehot(y_t) = ŷ_t − y_t
-    of K binary ones  L_t = −Σ_k ln |σ(o_t) + y_t − 1|  ∂L_t/∂o_t = σ(o_t) − y_t               = ŷ_t − y_t
+    of K binary ones  L_t = Σ_k ln(1 + eᵒ) − y o        ∂L_t/∂o_t = σ(o_t) − y_t               = ŷ_t − y_t
     squared error     L_t = ½ ‖o_t − y_t‖²              ∂L_t/∂o_t = o_t − y_t                  = ŷ_t − y_t
 
 The losses are optax's; the derivatives are ours, so that backpropagation through time can be written without
@@ -85,7 +85,7 @@ def squared_error_derivative(outputs: jax.Array, targets: jax.Array) -> jax.Arra
 
 
 def binary_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
-    """L_t = −Σ_k y_t,k ln σ(o_t,k) + (1 − y_t,k) ln σ(−o_t,k), in nats, summed over the K outputs.
+    """L_t = −Σ_k [y_t,k ln σ(o_t,k) + (1 − y_t,k) ln σ(−o_t,k)], in nats, summed over the K outputs.
 
     Args:
       logits: o_t, `(T, *B, K)`.

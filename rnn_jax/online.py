@@ -44,7 +44,7 @@ from jax.flatten_util import ravel_pytree
 from rnn_jax import checks
 from rnn_jax import unroll as unrolling
 from rnn_jax.bptt import Gradients
-from rnn_jax.types import Cell, PyTree, Step, as_step
+from rnn_jax.types import Cell, PyTree, Step, accumulator, as_step
 
 _MOST_BYTES = 4 * 2**30
 """The largest influence. Its successor and ∂s_t/∂θ stand beside it: 12 GiB, and seconds for the product with J_t."""
@@ -118,6 +118,7 @@ def rtrl(
     (Array([1.875], dtype=float32), Array([0.0625], dtype=float32))
     """
     params, state, xs, lengths = unrolling.arguments(params, state, xs, lengths)
+    checks.unclipped("rtrl()", cell)
     states = jax.eval_shape(partial(unrolling.unroll, cell), params, state, xs)
     cotangents = jax.tree.map(jnp.asarray, cotangents)
     remedy = "From a gradient for h_t make them with cell.emit_pullback(states, dL_dh)."
@@ -135,15 +136,16 @@ def rtrl(
         share = contract(cell, influence, cotangent)
         return (state, influence, jax.tree.map(jnp.add, sums, share)), None
 
-    zeros = partial(jax.tree.map, jnp.zeros_like)
-    sums = Gradients(zeros(params), zeros(state), None, None)
+    like = Gradients(params, state, None, None)
+    sums = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, accumulator(leaf.dtype)), like)
     inputs = (xs, _valid(cell, state, xs, lengths), cotangents)
     (last, influence, sums), _ = lax.scan(step, (state, influence, sums), inputs)
-    return OnlineGradients(*sums, last, influence)
+    gradients = jax.tree.map(lambda total, leaf: total.astype(leaf.dtype), sums, like)
+    return OnlineGradients(gradients.params, gradients.state, None, None, last, influence)
 
 
 def no_influence(cell: Cell | Step, params: PyTree, state: PyTree) -> Influence:
-    """P_0 = 0 and Φ_0 = 1: where the influence begins.
+    """P_0 = 0 and Φ_0 = 1: where the influence begins. That of half precision is in single, as it adds up.
 
     Args:
       cell, params: as in `rtrl`.
@@ -173,10 +175,10 @@ def no_influence(cell: Cell | Step, params: PyTree, state: PyTree) -> Influence:
         )
 
     def zeros(leaf):
-        return jnp.zeros((*batch, flat.size, *leaf.shape), jnp.result_type(flat, leaf))
+        return jnp.zeros((*batch, flat.size, *leaf.shape), accumulator(jnp.result_type(flat, leaf)))
 
     def for_each_sequence(leaf):
-        return jnp.broadcast_to(leaf, (*batch, *leaf.shape))
+        return jnp.broadcast_to(leaf, (*batch, *leaf.shape)).astype(accumulator(leaf.dtype))
 
     identity = jax.vmap(unravel)(jnp.eye(flat.size, dtype=flat.dtype))
     return Influence(jax.tree.map(zeros, params), jax.tree.map(for_each_sequence, identity))

@@ -102,12 +102,11 @@ def _autodiff_derivatives(step, params, previous, xs) -> Pullbacks:
         return ds, delta
 
     def finish(deltas):
-        def all_steps(params, xs):
+        def all_steps(some_params, some_xs):
             return jax.vmap(step, in_axes=(None, 0, 0))(
-                _merged(params, all_params), previous, _merged(xs, all_xs)
+                _merged(some_params, params), previous, _merged(some_xs, xs)
             )
 
-        all_params, all_xs = params, xs
         return jax.vjp(all_steps, differentiable(params), differentiable(xs))[1](deltas)
 
     return Pullbacks((previous, xs), pullback, finish)

@@ -52,6 +52,7 @@ def omega(
     >>> omega(shrink, jnp.array(0.5), jnp.zeros(2), jnp.ones((4, 2)), last)  # 4 (0.5 − 1)²
     Array(1., dtype=float32)
     """
+    checks.unclipped("omega()", step)
     params, state, xs, _ = unrolling.arguments(params, state, xs, None)
     jax.eval_shape(clipping.norms, state)  # for its check
     states = unrolling.unroll(step, params, state, xs)
@@ -63,7 +64,8 @@ def omega(
         size = _largest(delta)
         counts = size > 0
         # Of length about 1, so that no square underflows: the ratio does not depend on it.
-        direction = _times(1 / jnp.where(counts, size, 1), delta)
+        divisor = jnp.where(counts, size, 1)[..., None]
+        direction = jax.tree.map(lambda leaf: leaf / divisor, delta)
         _, pull = jax.vjp(lambda s: as_step(step)(params, s, x), previous)
         (pulled,) = pull(direction)
         ratio = clipping.norms(pulled) / jnp.where(counts, clipping.norms(direction), 1)
@@ -110,10 +112,12 @@ def omega_immediate(
             f"omega_immediate() needs a cell with one recurrent product; got a {type(cell).__name__} without (a stack "
             "has several). Use omega(), which takes any step."
         )
+    checks.unclipped("omega_immediate()", cell)
     params, state, xs, _ = unrolling.arguments(params, state, xs, None)
     fixed, state, xs = lax.stop_gradient((params, state, xs))
     states = unrolling.unroll(cell, fixed, state, xs)
-    deltas = bptt.bptt(cell, fixed, state, xs, _immediate(loss, states)).deltas
+    # The loss may close over a readout that is trained as well.
+    deltas = lax.stop_gradient(bptt.bptt(cell, fixed, state, xs, _immediate(loss, states)).deltas)
     previous = unrolling.previous_states(state, states)
 
     h = cell.emit(previous)

@@ -107,17 +107,18 @@ def lyapunov(
       burn_in: first steps in which the state alone is run; T // 10 if not given.
       align: steps after them in which the frame turns into place, not counted; T // 10 if not given.
       every: steps from one orthogonalisation to the next. None: 4 where what rounding may have made of every length
-        within them stays below `accuracy`, else 1. The exponents and `resolved` are then those of 1 to within
-        `accuracy`. For all exponents of 128 units it took 0.4 to 1 of the time in float64 on a CPU (orthogonal or
-        Gaussian steps), and 1.3 to 1.6 of it where single steps are ill conditioned; it is slower for few exponents,
-        whose orthogonalisation costs little.
+        within them stays below `accuracy`, else 1. The exponents are then those of 1 to within `accuracy`. For all
+        exponents of 128 units it took 0.4 to 1 of the time in float64 on a CPU (orthogonal or Gaussian steps), and
+        1.3 to 1.6 of it where single steps are ill conditioned; it is slower for few exponents, whose orthogonalisation
+        costs little.
       blocks: into how many blocks of time the counted steps are cut; fewer if there are fewer orthogonalisations.
       segments: into how many equal segments of time the counted steps are cut, run side by side: about
         T/segments + burn_in + align steps in turn instead of T. Each starts from `state` and a random frame, burn_in +
         align steps before its own (what is left over is aligned with), and has its share of the blocks, at least one.
         It assumes that the state is forgotten within burn_in steps and the frame within align: give both, as many as
         the network needs. Segments of a chaotic network are other trajectories of the same attractor; of one with
-        several attractors each may be in another; of one with the same input at all times they are all the same.
+        several attractors each may be in another. Inputs that are the same at all times are refused: segments would be
+        too, and the errors those of one of them (under a trace this is not seen).
       accuracy: nats per step to which an exponent must be known to count as resolved.
       key: of the random start frame; `jax.random.key(0)` if not given.
       resume: the result that this run continues, at its state and frame: no burn-in, no alignment, `state` and `key`
@@ -129,7 +130,8 @@ def lyapunov(
 
     Raises:
       ValueError: as `unroll.unroll`; a cell's state with batch axes; k outside [1, S]; no step left to count, or
-        fewer than segments; an accuracy that the dtype does not have; more than one segment with `resume`.
+        fewer than segments; an accuracy that the dtype does not have; more than one segment with `resume`, or for an
+        input that is the same at all times.
 
     >>> def rotate_and_stretch(params, state, x):
     ...     return params @ state + x
@@ -137,7 +139,8 @@ def lyapunov(
     >>> result = lyapunov(rotate_and_stretch, matrix, jnp.ones(2), jnp.zeros((1000, 2)))
     >>> bool(jnp.abs(result.values).max() < 2e-3)
     True
-    >>> lyapunov(rotate_and_stretch, matrix, jnp.ones(2), jnp.zeros((1000, 2)), burn_in=0, align=8, segments=31)
+    >>> noise = jax.random.normal(jax.random.key(0), (1000, 2))
+    >>> lyapunov(rotate_and_stretch, matrix, jnp.ones(2), noise, burn_in=0, align=8, segments=31)
     Lyapunov exponents, nats per step: 992 steps in 31 blocks
     ...
     """
@@ -232,6 +235,11 @@ def _lyapunov(
     segments = checks.integer(
         "segments", settings.segments, 1, steps - burn_in - align, "the steps that count"
     )
+    if segments > 1 and all(map(_constant, jax.tree.leaves(xs))):
+        raise ValueError(
+            f"segments is {segments}, and the input is the same at all times: every segment would be the same. Take "
+            "segments=1, or jax.vmap over initial states."
+        )
     if resume is None:
         frame = random_frame(settings.key, size, k, like.dtype)
     else:
@@ -266,6 +274,11 @@ def _lyapunov(
         last = jax.tree.map(lambda leaf: leaf[-1], last)
         sums = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), sums)
     return _summary(sums, settings.accuracy, Continuation(*last), resume)
+
+
+def _constant(leaf: jax.Array) -> bool:
+    """Whether a concrete input is the same at all times."""
+    return checks.is_concrete(leaf) and bool((leaf == leaf[:1]).all())
 
 
 def _discarded(settings: _Settings, steps: int, resume: Lyapunov | None) -> tuple[int, int]:

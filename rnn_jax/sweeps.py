@@ -396,7 +396,7 @@ def _plain(plan, operands, lengths):
 
 
 def _steps_of_chunk(plan, params, state, kept, x, mask, k, start, cut):
-    """s_{t−1}, s_t and a_t of the steps of a chunk; the gates as (leaves along time, index of the chunk's first)."""
+    """s_{t−1}, s_t and a_t of the steps of a chunk; None for gates that are to be formed again."""
     if plan.store == "checkpoints":
         first = jax.tree.map(lambda leaf: pullbacks.row(leaf, k), kept.checkpoints)
         states, gates = _layered(plan.cell, True, plan.chunk, params, first, x, mask)

@@ -139,6 +139,7 @@ def sliding(
     Array([[1.5, 1.5, 1.5, 1.5, 1. ]], dtype=float32)
     """
     steps = checks.integer("steps", steps, 1)
+    checks.unclipped("sliding()", cell)
     params, state, xs, cotangents, lengths = _arguments(cell, params, state, xs, cotangents, lengths)
     total = checks.sequence_length(xs)
     pieces = _cut(cell, params, state, xs, lengths, 1)
@@ -200,6 +201,7 @@ def _loss_by_loss(start: Callable[[int], int], cell, params, state, xs, cotangen
 
     After each step a shift ε_k = 0 is added: the gradient of ε_k is δ_k.
     """
+    checks.unclipped("a sum loss by loss", cell)
     params, state, xs, cotangents, lengths = _arguments(cell, params, state, xs, cotangents, lengths)
     steps = checks.sequence_length(xs)
     mask = unrolling.valid(xs, lengths)

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from rnn_jax import bptt, cells, clipping, jacobians, spectrum, unroll
+from rnn_jax import bptt, cells, clipping, jacobians, online, regularizers, spectrum, truncated, unroll
 from tests.cases import ALL, GRADIENT_BOUND, STACKS, N, assert_close, example, random_cotangents
 
 MAX_NORM = 1.5
@@ -155,3 +155,44 @@ def test_what_measures_gradients_does_not_take_a_clipped_cell():
 def test_bad_arguments_name_the_remedy(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+PLAIN = cells.elman(cells.identity)
+ONE = cells.ElmanParams(w_hh=jnp.array([[0.5]]), w_xh=jnp.array([[1.0]]), b_h=jnp.zeros(1))
+
+
+@pytest.mark.parametrize(
+    "clipped", [clipping.clip_along_time(PLAIN, 1.0), clipping.clip_along_time(PLAIN.step, 1.0)]
+)
+@pytest.mark.parametrize(
+    "method",
+    [
+        lambda cell, *a: online.rtrl(cell, *a, a[-1]),
+        lambda cell, *a: truncated.sliding(cell, *a, a[-1], steps=2),
+        lambda cell, *a: truncated.windows_loop(cell, *a, a[-1], window=2),
+        lambda cell, *a: regularizers.omega(cell, *a, jnp.sum),
+        lambda cell, *a: regularizers.omega_immediate(cell, *a, jnp.sum),
+        lambda cell, *a: cells.recurrent_dropout(cell),
+    ],
+    ids=["rtrl", "sliding", "windows_loop", "omega", "omega_immediate", "dropout"],
+)
+def test_what_would_misread_clipped_derivatives_refuses_them(method, clipped):
+    with pytest.raises(
+        ValueError, match=r"a cell of clip_along_time|needs a cell with one recurrent product"
+    ):
+        method(clipped, ONE, jnp.zeros(1), jnp.ones((4, 1)))
+
+
+def test_so_does_a_stack_of_clipped_layers():
+    stack = clipping.clip_along_time(cells.stack(PLAIN, PLAIN), 1.0)
+    with pytest.raises(ValueError, match="a cell of clip_along_time"):
+        online.rtrl(stack, (ONE, ONE), (jnp.zeros(1),) * 2, jnp.ones((4, 1)), None)
+
+
+@pytest.mark.parametrize(("dtype", "size"), [("float32", 1e19), ("float32", 1e-30), ("float16", 1e4)])
+def test_norms_at_the_ends_of_the_range_are_norms(dtype, size):
+    delta = np.asarray([3 * size, 4 * size], dtype)
+    np.testing.assert_allclose(clipping.norms(delta), 5 * size, rtol=1e-3)
+    clip = clipping.clip_along_time(lambda params, state, x: state, 1e-3 * size)
+    _, pull = jax.vjp(lambda state: clip(None, state, None), jnp.asarray(delta))
+    np.testing.assert_allclose(pull(jnp.asarray(delta))[0], delta / 5e3, rtol=2e-3)

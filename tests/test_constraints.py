@@ -144,3 +144,12 @@ def test_a_matrix_of_zeros_stays_one_with_a_finite_gradient():
 def test_bad_arguments_name_the_remedy(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_normalisation_goes_on_after_a_matrix_of_zeros():
+    made = constraints.spectral_normalize(jnp.zeros((2, 2)), jnp.ones(2))
+    np.testing.assert_allclose(jnp.linalg.norm(made.vector), 1, rtol=1e-6)
+    made = constraints.spectral_normalize(jnp.diag(jnp.array([4.0, 1.0])), made.vector, steps=20)
+    np.testing.assert_allclose(made.w, np.diag([1, 0.25]), atol=1e-6)
+    with pytest.raises(ValueError, match="vector is zero"):
+        constraints.spectral_normalize(jnp.eye(2), jnp.zeros(2))

@@ -21,6 +21,7 @@ NETWORKS = {network.name: network for network in cures.networks(TINY)}
     ("settings", "message"),
     [
         ({"positions": 0}, "--positions"),
+        ({"hidden_size": 7}, r"hidden_size is 7; expected an integer in \[8, 4096\]"),
         ({"floor": 1.0}, r"floor is 1.0; expected a number in \(0, 1\)"),
         ({"held_out": 0}, "--held-out"),
     ],
@@ -86,7 +87,10 @@ def test_clipping_changes_the_gradient_alone_and_a_loss_that_is_added_the_value(
     expected, _ = optax.clip_by_global_norm(1.0).update(gradient, optax.EmptyState())
     assert sum((leaf**2).sum() for leaf in jax.tree.leaves(gradient)) > 1
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), clipped, expected)
-    assert objectives[cures.TIME][0] == plain
+    value, clipped, _ = objectives[cures.TIME]
+    assert value == plain
+    assert not np.allclose(clipped[0].w_hh, gradient[0].w_hh, rtol=1e-3)
+    assert np.linalg.norm(clipped[0].w_hh) < np.linalg.norm(gradient[0].w_hh)
     for name in (cures.OMEGA, "flossing during", "penalty"):
         value, changed, _ = objectives[name]
         assert value > plain, name

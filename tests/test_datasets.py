@@ -154,8 +154,12 @@ def test_permuted_pixels_are_the_same_in_one_fixed_order():
 
 def test_only_images_are_permuted(tmp_path):
     write_ts(tmp_path, "Toy")
-    with pytest.raises(ValueError, match="Toy has sequences of 2 to 3 steps"):
+    with pytest.raises(ValueError, match=r"Toy has sequences of \d to \d steps"):
         datasets.permuted(datasets.ucr("Toy", tmp_path))
+    text = tmp_path / "text.txt"
+    text.write_text("all of it is one line of text " * 40, encoding="utf-8")
+    with pytest.raises(ValueError, match="with a class each"):
+        datasets.permuted(datasets.plain_text(text, steps=8))
 
 
 def idx(array):

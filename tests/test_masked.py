@@ -166,3 +166,9 @@ def test_the_same_cell_gives_the_same_wrapped_cell_so_that_nothing_is_traced_aga
 def test_bad_arguments_name_the_remedy(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_rates_that_half_precision_cannot_hold_are_those_that_are_drawn():
+    masks = cells.zoneout_masks(jax.random.key(0), jnp.zeros(100_000, jnp.bfloat16), 1, rates=0.001)
+    assert masks.dtype == jnp.bfloat16
+    assert 0.0007 < np.asarray(masks, np.float32).mean() < 0.0013

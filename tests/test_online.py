@@ -249,3 +249,12 @@ class TestBadInput:
         *case, cotangents = case_of(ALL["elman-tanh"], "float32")
         with pytest.raises(ValueError, match=r"cotangents is float32\[4,3,5\] but the states is"):
             online.rtrl(ALL["elman-tanh"], *case, cotangents[1:])
+
+
+def test_half_precision_adds_up_in_single():
+    cell = cells.elman(cells.identity)
+    params = cells.ElmanParams(*(jnp.zeros(shape, jnp.bfloat16) for shape in ((1, 1), (1, 1), (1,))))
+    ones = jnp.ones((1000, 1), jnp.bfloat16)
+    gradients = jax.jit(online.rtrl, static_argnums=0)(cell, params, jnp.zeros(1, jnp.bfloat16), ones, ones)
+    assert gradients.params.b_h.dtype == jnp.bfloat16
+    assert gradients.params.b_h == 1000

@@ -143,3 +143,30 @@ def test_what_a_form_cannot_take_names_the_remedy():
             regularizers.omega_immediate(cell, None, None, None, None)
     with pytest.raises(ValueError, match=r"expected leaves \(\*B, N\)"):
         regularizers.omega(lambda p, s, x: p * s, jnp.ones(()), jnp.ones(()), jnp.ones(3), jnp.sum)
+
+
+def test_omega_counts_no_step_below_the_range_of_half_precision():
+    def shrink(params, state, x):
+        return (params * state + x).astype(state.dtype)
+
+    xs = jnp.ones((20, 1), jnp.float16)
+    value, gradient = jax.jit(
+        jax.value_and_grad(
+            lambda p: regularizers.omega(shrink, p, jnp.zeros(1, jnp.float16), xs, lambda s: s[-1].sum())
+        )
+    )(jnp.float16(0.5))
+    assert 3.5 <= value <= 5
+    assert np.isfinite(gradient)
+
+
+def test_the_released_form_moves_no_readout_that_the_loss_reads(float64):
+    cell = cells.elman(cells.identity)
+    params = cells.ElmanParams(w_hh=jnp.diag(jnp.array([0.5, 2.0])), w_xh=jnp.ones((2, 1)), b_h=jnp.zeros(2))
+
+    def value(params, readout):
+        loss = lambda h: (h[-1] * readout).sum()
+        return regularizers.omega_immediate(cell, params, jnp.zeros(2), jnp.ones((4, 1)), loss)
+
+    d_params, d_readout = jax.jit(jax.grad(value, (0, 1)))(params, jnp.array([1.0, 2.0]))
+    assert not d_readout.any()
+    assert d_params.w_hh.any()

@@ -674,8 +674,11 @@ class TestSegments:
 
     def test_segments_that_cannot_be_are_refused(self):
         def run(**options):
-            return spectrum.lyapunov(lambda p, s, x: s, None, np.ones(3), np.ones((20, 1)), **options)
+            xs = options.pop("xs", np.arange(20.0)[:, None])
+            return spectrum.lyapunov(lambda p, s, x: s, None, np.ones(3), xs, **options)
 
+        with pytest.raises(ValueError, match="segments is 2, and the input is the same at all times"):
+            run(segments=2, xs=np.ones((20, 1)))
         with pytest.raises(
             ValueError, match=r"segments is 17; expected an integer in \[1, 16\], 16 = the steps"
         ):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments.learning.training import Problem
-from rnn_jax import bptt, losses
+from rnn_jax import bptt, clipping, losses
 from rnn_jax.tasks import Task, wrong
 from rnn_jax.types import Cell, PyTree
 
@@ -53,7 +53,10 @@ def of_task(task: Task, batch_size: int, held_out: int) -> Problem:
 def gradient_reach(
     cell: Cell, loss: losses.Loss, params: PyTree, xs: jax.Array, targets: jax.Array
 ) -> jax.Array:
-    """ln ‖∂L_T/∂h_{T−n}‖ − ln ‖∂L_T/∂h_T‖ for n = 0 … T − 1, mean over sequences, `(T,)`."""
+    """ln (‖∂L_T/∂s_{T−n}‖ / ‖∂L_T/∂s_T‖) for n = 0 … T − 1, the norms being means over sequences, `(T,)`.
+
+    s is the whole state, of an LSTM (h, c).
+    """
     cell_params, readout_params = params
     steps, sequences = xs.shape[0], xs.shape[1:-1]
     gradients = bptt.loss_gradients(
@@ -66,5 +69,5 @@ def gradient_reach(
         loss=loss,
         weights=losses.last_step(steps, jnp.full(sequences, steps)),
     )
-    norms = jnp.log(jnp.linalg.norm(cell.emit(gradients.deltas), axis=-1))[::-1]
-    return (norms - norms[:1]).mean(1)
+    norms = jnp.log(clipping.norms(gradients.deltas).mean(1))[::-1]
+    return norms - norms[0]

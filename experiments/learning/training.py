@@ -1,6 +1,7 @@
 """Training on drawn batches, seeds side by side: the loss of every update, and a look at the network now and then.
 
-Gradients are those of the hand-written backward pass. What is learned is a `Problem`; batches are drawn on the device.
+What is learned is a `Problem`; batches are drawn on the device. Gradients of a task's loss are those of the
+hand-written backward pass, where the cell has one.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -167,9 +168,9 @@ def _functions(network: Network, problem: Problem, schedule: Schedule) -> tuple[
         return _Run(trained, optimiser.init(trained), jax.random.fold_in(key, 1))
 
     def update(run, _):
-        key, now = jax.random.split(run.key)
-        batch = problem.draw(now)
-        objective = partial(network.objective, network, problem, batch=batch, key=jax.random.fold_in(now, 1))
+        key, key_batch, key_objective = jax.random.split(run.key, 3)
+        batch = problem.draw(key_batch)
+        objective = partial(network.objective, network, problem, batch=batch, key=key_objective)
         value, gradient = jax.value_and_grad(objective)(run.params)
         step, state = optimiser.update(gradient, run.optimiser, run.params)
         return _Run(optax.apply_updates(run.params, step), state, key), value

@@ -45,7 +45,7 @@ def figure(task: Task, learned: Mapping[str, Learned], chunk: int, unit: str) ->
             axis.set(
                 title=f"gradient, {when} training",
                 xlabel="lag $n$, steps back from the last",
-                ylabel=r"$\log_{10} \|\partial L_T / \partial h_{T-n}\|$, relative to $n = 0$",
+                ylabel=r"$\log_{10} \|\partial L_T / \partial s_{T-n}\|$, relative to $n = 0$",
             )
         handles = {}
         for axis in axes:
@@ -88,7 +88,7 @@ def _rows(task: Task, learned: Mapping[str, Learned], chunk: int) -> list[str]:
 
 def reach_at_lag(task: Task, training: Learned, when: int) -> np.ndarray:
     """log₁₀ of what is left of the last step's gradient at the lag that the task asks for, `(R,)`."""
-    return training.measured[when][:, min(task.lag, task.length - 1)] / np.log(10)
+    return training.measured[when][:, task.lag] / np.log(10)
 
 
 def _spread(samples: np.ndarray) -> str:

@@ -42,6 +42,7 @@ def recurrent_dropout(cell: Cell) -> Cell:
     >>> unroll.unroll(recurrent_dropout(cell), params, state, (xs, masks)).h.shape
     (5, 2, 8)
     """
+    checks.unclipped("recurrent_dropout()", cell)
     if not isinstance(cell, Cell) or not (cell.layers or cell.gates):
         raise ValueError(
             f"recurrent_dropout() needs a cell made of drive, recur, gates and update, or a stack of such; got a "
@@ -86,7 +87,7 @@ def dropout_masks(key: jax.Array, h: PyTree, steps: int, *, rate: float) -> PyTr
     >>> bool((masks == masks[0][None]).all()), sorted(set(masks[0].tolist())), bool(abs(masks.mean() - 1) < 0.2)
     (True, [0.0, 2.0], True)
     """
-    rate, steps = _rate(rate, below=1), checks.integer("steps", steps, 1)
+    rate, steps = _rate(rate, excluding_one=True), checks.integer("steps", steps, 1)
 
     def draw(key, leaf):
         kept = jax.random.bernoulli(key, 1 - rate, leaf.shape)
@@ -152,11 +153,14 @@ def zoneout_masks(key: jax.Array, state: PyTree, steps: int, *, rates: Any) -> P
     >>> masks.shape, sorted(set(masks.ravel().tolist())), bool(abs(masks.mean() - 0.25) < 0.05)
     ((5, 400), [0.0, 1.0], True)
     """
+    steps = checks.integer("steps", steps, 1)
+    all_rates = iter(jax.tree.leaves(jax.tree.map(lambda _, rate: _rate(rate), state, _rates(state, rates))))
 
-    def draw(key, mean):
-        return jax.random.bernoulli(key, mean).astype(mean.dtype)
+    def draw(key, leaf):
+        # From the rate itself: half precision has it in coarse steps.
+        return jax.random.bernoulli(key, next(all_rates), (steps, *leaf.shape)).astype(leaf.dtype)
 
-    return _for_each(draw, key, zoneout_means(state, steps, rates=rates))
+    return _for_each(draw, key, state)
 
 
 def zoneout_means(state: PyTree, steps: int, *, rates: Any) -> PyTree:
@@ -166,11 +170,17 @@ def zoneout_means(state: PyTree, steps: int, *, rates: Any) -> PyTree:
     Array([[0.25, 0.25]], dtype=float32)
     """
     steps = checks.integer("steps", steps, 1)
-    if isinstance(rates, int | float):
-        rates = jax.tree.map(lambda _: rates, state)
     return jax.tree.map(
-        lambda leaf, rate: jnp.full((steps, *leaf.shape), _rate(rate), leaf.dtype), state, rates
+        lambda leaf, rate: jnp.full((steps, *leaf.shape), _rate(rate), leaf.dtype),
+        state,
+        _rates(state, rates),
     )
+
+
+def _rates(state: PyTree, rates: Any) -> PyTree:
+    """One for each leaf."""
+    alone = jax.tree.leaves(rates)[:1] == [rates]
+    return jax.tree.map(lambda _: rates, state) if alone else rates
 
 
 def _in_turn(layers: tuple[Cell, ...]) -> Step:
@@ -207,9 +217,9 @@ def _for_each(draw: Callable, key: jax.Array, tree: PyTree) -> PyTree:
     return jax.tree.unflatten(structure, [draw(k, leaf) for k, leaf in zip(keys, leaves, strict=True)])
 
 
-def _rate(rate: float, *, below: float | None = None) -> float:
-    if not 0 <= rate <= 1 or rate == below:
+def _rate(rate: float, *, excluding_one: bool = False) -> float:
+    if not 0 <= rate <= 1 or (excluding_one and rate == 1):
         raise ValueError(
-            f"rate is {rate}; expected a probability in [0, 1{')' if below else ']'}, such as 0.1."
+            f"rate is {rate}; expected a probability in [0, 1{')' if excluding_one else ']'}, such as 0.1."
         )
     return float(rate)

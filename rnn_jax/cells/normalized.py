@@ -14,9 +14,10 @@
 
 The paper's two biases inside a sum are one here. Gains g start at 1 (`gain` of the Elman cell; `gain_hh`, `gain_xh`).
 
-A step does not change when its weights are multiplied by a number (but for ε), so neither do its Jacobians: the scale
-of W_hh makes gradients neither vanish nor explode, and the gains take its place. One place is dangerous: LN(0) = 0 with
-the derivative 1/√ε. An LSTM or a GRU that starts from h_0 = 0 passes to h_0 a gradient larger by up to that factor.
+A step does not change when all weights inside one LN are multiplied by a positive number (but for ε), so neither do
+its Jacobians. In LSTM and GRU W_hh stands alone: its scale makes gradients neither vanish nor explode, and the gains
+take its place. In the Elman cell that holds of W_hh and W_xh together. One place is dangerous: LN(0) = 0 with the
+derivative 1/√ε. An LSTM or a GRU that starts from h_0 = 0 passes to h_0 a gradient larger by up to that factor.
 
 These are plain steps: backpropagation through time runs on `jax.vjp` of the step.
 """
@@ -40,7 +41,7 @@ from rnn_jax.cells.structure import (
     project,
 )
 from rnn_jax.cells.vanilla import init_elman
-from rnn_jax.types import Cell, PyTree
+from rnn_jax.types import Cell, PyTree, accumulator
 
 EPSILON = 1e-5
 """ε, as in torch's LayerNorm: far below a variance of 1, far above the rounding of float32."""
@@ -182,9 +183,10 @@ def _products(
 
 def _normalize(a: jax.Array, axes: int) -> jax.Array:
     """LN over the last one or two axes."""
-    over = tuple(range(-axes, 0))
+    over, dtype = tuple(range(-axes, 0)), a.dtype
+    a = a.astype(accumulator(dtype))
     centred = a - a.mean(over, keepdims=True)
-    return centred * jax.lax.rsqrt((centred * centred).mean(over, keepdims=True) + EPSILON)
+    return (centred * jax.lax.rsqrt((centred * centred).mean(over, keepdims=True) + EPSILON)).astype(dtype)
 
 
 def _scaled(gain: jax.Array, a: jax.Array) -> jax.Array:

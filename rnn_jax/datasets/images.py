@@ -107,10 +107,12 @@ def permuted(data: Dataset, *, seed: int = 0) -> Dataset:
     >>> permuted(data).name
     'handwritten digits, pixels permuted with seed 0'
     """
-    if len(data.train.xs) != data.train.lengths.min():
+    all_parts = [part for part in (data.train, data.validation, data.test) if part is not None]
+    lengths = np.concatenate([part.lengths for part in all_parts])
+    if data.train.targets.ndim != 1 or {len(data.train.xs)} != set(lengths.tolist()):
         raise ValueError(
-            f"{data.name} has sequences of {data.train.lengths.min()} to {data.train.lengths.max()} steps; only "
-            "images, all of one size, are permuted."
+            f"{data.name} has sequences of {lengths.min()} to {lengths.max()} steps and targets "
+            f"{data.train.targets.shape}; only images, all of one size, with a class each, are permuted."
         )
     order = shuffled(len(data.train.xs), f"pixels {checks.integer('seed', seed, 0)}")
     parts = {

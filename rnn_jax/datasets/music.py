@@ -7,7 +7,7 @@ between two steps are passed over, and one that is held is not told from one tha
 Boulanger-Lewandowski, Y. Bengio and P. Vincent (2012), Modeling temporal dependencies in high-dimensional sequences,
 ICML, and the files made from theirs. What a network must beat is what knows no time (`frequency_loss`):
 
-    p_k = frequency of key k in training        L = mean over steps of −Σ_k v_t[k] ln p_k + (1 − v_t[k]) ln(1 − p_k)
+    p_k = frequency of key k in training        L = mean over steps of −Σ_k {v_t[k] ln p_k + (1 − v_t[k]) ln(1 − p_k)}
 """
 
 import json

@@ -25,7 +25,7 @@ VOWELS_LICENCE = "CC BY 4.0 (UCI Machine Learning Repository, dataset 128)"
 
 
 def japanese_vowels(folder: str | Path | None = None) -> Dataset:
-    """Nine speakers say "ae": 12 linear-prediction coefficients a step, 7 to 29 steps; who was it?
+    """Nine speakers say "ae": 12 coefficients of the linear-prediction cepstrum a step, 7 to 29 steps; who was it?
 
     M. Kudo, J. Toyama and M. Shimbo (1999), Multidimensional curve classification using passing-through regions,
     Pattern Recognition Letters 20(11–13). 270 utterances to learn from and 370 to report, float32 `(29, n, 12)`, as the

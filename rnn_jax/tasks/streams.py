@@ -187,13 +187,13 @@ def flip_flop(length: int, *, bits: int = 3, probability: float = 0.5) -> Task:
     A pulse comes with `probability`, +1 or −1 alike, independently in each channel and step; step 1 has one in
     every channel, as in the example of Golub and Sussillo (2018), whose settings are the defaults here (T = 64).
 
-    Inputs: `bits` channels, −1, 0 or 1. Outputs: `bits` values, −1 or 1. Scored: every step; wrong with a wrong sign.
+    Inputs: `bits` channels, −1, 0 or 1. Outputs: `bits` values, −1 or 1. Scored: every step; wrong if off by 1 or more.
     Baseline: bits/2. To pass the pulses on, without memory, costs (bits/2) (1 − probability) (T − 1)/T.
 
     Args:
       length: T ≥ 1.
       bits: how many channels, ≥ 1.
-      probability: of a pulse, in (0, 1].
+      probability: of a pulse, in (0, 1); with 1 there would be nothing to hold.
 
     >>> batch = flip_flop(8, bits=1, probability=0.3).sample(jax.random.key(0))
     >>> print(batch.xs[:, 0], batch.targets[:, 0])
@@ -201,9 +201,9 @@ def flip_flop(length: int, *, bits: int = 3, probability: float = 0.5) -> Task:
     """
     length = checks.integer("length", length, 1)
     bits = checks.integer("bits", bits, 1)
-    if not 0 < probability <= 1:
+    if not 0 < probability < 1:
         raise ValueError(
-            f"probability is {probability}; expected one in (0, 1], of a pulse at a step of a channel."
+            f"probability is {probability}; expected one in (0, 1), of a pulse at a step of a channel."
         )
     return Task(
         sample=sampler(_draw_flip_flop, length=length, bits=bits, probability=float(probability)),
