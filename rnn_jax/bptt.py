@@ -95,10 +95,7 @@ def bptt(
     params, state, xs, lengths = unrolling.arguments(params, state, xs, lengths)
     plan = sweeps.plan(cell, store, reverse, params, state, xs)
     states, kept = sweeps.forward(plan, params, state, xs, lengths)
-    cotangents = jax.tree.map(jnp.asarray, cotangents)
-    remedy = "From a gradient for h_t make them with cell.emit_pullback(states, dL_dh)."
-    checks.same_signature("cotangents", cotangents, "the states", states, remedy)
-    checks.finite("cotangents", cotangents)
+    cotangents = checks.cotangents(cotangents, states)
     return _gradients(plan, params, state, xs, lengths, kept, cotangents)
 
 

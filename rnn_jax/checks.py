@@ -175,6 +175,21 @@ def same_signature(name: str, tree: PyTree, expected_name: str, expected: PyTree
         )
 
 
+def cotangents(cotangents: PyTree, states: PyTree) -> PyTree:
+    """∂L/∂s_1 … ∂L/∂s_T as arrays; raise unless they have the tree, shapes and dtypes of the states, and are finite.
+
+    >>> cotangents(jnp.ones(2), jnp.ones((3, 2)))
+    Traceback (most recent call last):
+        ...
+    ValueError: cotangents ...
+    """
+    cotangents = jax.tree.map(jnp.asarray, cotangents)
+    remedy = "From a gradient for h_t make them with cell.emit_pullback(states, dL_dh)."
+    same_signature("cotangents", cotangents, "the states", states, remedy)
+    finite("cotangents", cotangents)
+    return cotangents
+
+
 def signature(tree: PyTree) -> str:
     """The structure of a tree with the dtype and shape of each leaf, as text.
 

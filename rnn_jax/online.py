@@ -120,10 +120,7 @@ def rtrl(
     params, state, xs, lengths = unrolling.arguments(params, state, xs, lengths)
     checks.unclipped("rtrl()", cell)
     states = jax.eval_shape(partial(unrolling.unroll, cell), params, state, xs)
-    cotangents = jax.tree.map(jnp.asarray, cotangents)
-    remedy = "From a gradient for h_t make them with cell.emit_pullback(states, dL_dh)."
-    checks.same_signature("cotangents", cotangents, "the states", states, remedy)
-    checks.finite("cotangents", cotangents)
+    cotangents = checks.cotangents(cotangents, states)
     beginning = no_influence(cell, params, state)
     influence = beginning if influence is None else jax.tree.map(jnp.asarray, influence)
     remedy = "Hand on the influence that came with this state, or None to begin anew."

@@ -268,10 +268,7 @@ def _arguments(cell, params, state, xs, cotangents, lengths):
     """The arguments of BPTT as checked arrays."""
     params, state, xs, lengths = unrolling.arguments(params, state, xs, lengths)
     states = jax.eval_shape(partial(unrolling.unroll, cell), params, state, xs)
-    cotangents = jax.tree.map(jnp.asarray, cotangents)
-    remedy = "From a gradient for h_t make them with cell.emit_pullback(states, dL_dh)."
-    checks.same_signature("cotangents", cotangents, "the states", states, remedy)
-    checks.finite("cotangents", cotangents)
+    cotangents = checks.cotangents(cotangents, states)
     return params, state, xs, cotangents, lengths
 
 
