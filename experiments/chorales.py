@@ -16,6 +16,7 @@ import optax
 from matplotlib.figure import Figure
 
 from experiments import common, learning, style
+from experiments.learning import views
 from experiments.learning.problems import gradient_reach
 from experiments.learning.training import AFTER, BEFORE, Learned, Network, Problem, train_all
 from experiments.verdicts import Verdict, interval, is_above, is_below, judge, lines
@@ -146,11 +147,7 @@ def best(learned: Learned) -> Look:
 
 def metrics(config: Config, result: Result) -> Iterator[Mapping[str, Any]]:
     """One line a network, seed and look."""
-    for name, learned in result.learned.items():
-        for seed in range(config.seeds):
-            for i, values in enumerate(zip(*(leaf[seed] for leaf in learned.looks), strict=True)):
-                named = {key: float(value) for key, value in zip(Look._fields, values, strict=True)}
-                yield {"network": name, "seed": seed, "update": i * config.chunk, **named}
+    return views.lines(result.learned, config.chunk, Look._fields)
 
 
 def verdicts(config: Config, result: Result) -> list[Verdict]:

@@ -136,8 +136,14 @@ def networks(config: Config) -> tuple[Network, ...]:
         cured(CAYLEY, free=_to_cayley, settled=_from_cayley),
         cured(MARGIN, free=_to_margin, settled=_from_margin),
         cured("spectral norm", settled=_normalised),
-        cured("dropout", objective=_dropped),
-        cured("zoneout", _zoned_on_average(), objective=_zoned),
+        cured(
+            "dropout", objective=_masked(masked.recurrent_dropout(TANH), masked.dropout_masks, rate=DROPOUT)
+        ),
+        cured(
+            "zoneout",
+            _zoned_on_average(),
+            objective=_masked(masked.zoneout(TANH), masked.zoneout_masks, rates=ZONEOUT),
+        ),
         cured("layer norm", normalized.layer_norm_elman()),
         Network("GRU", cells.gru(), {}),
         Network("GRU, chrono", cells.gru(), chrono),
@@ -254,23 +260,11 @@ def _normalised(trained):
 # Masks, drawn for every update.
 
 
-def _dropped(network, problem, trained, batch, key):
-    return _masked(masked.recurrent_dropout(network.cell), masked.dropout_masks, {"rate": DROPOUT})(
-        network, problem, trained, batch, key
-    )
-
-
-def _zoned(network, problem, trained, batch, key):
-    return _masked(masked.zoneout(TANH), masked.zoneout_masks, {"rates": ZONEOUT})(
-        network, problem, trained, batch, key
-    )
-
-
-def _masked(cell, draw, rates):
+def _masked(cell, draw, **rate):
     def objective(network, problem, trained, batch, key):
         params, out = trained
         h_0 = TANH.initial_state(params, batch.xs.shape[1:-1])
-        masks = draw(key, h_0, len(batch.xs), **rates)
+        masks = draw(key, h_0, len(batch.xs), **rate)
 
         def run(xs, lengths=None):
             states = bptt.unroll(cell, params, h_0, (xs, masks), lengths=lengths)

@@ -1,6 +1,6 @@
 """What is shown of trainings on a task: learning curves, the gradient against lag, and a row a network."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -103,18 +103,15 @@ def _solved(task: Task, training: Learned, chunk: int) -> str:
     return f"{median:.0f}" if np.isfinite(median) else "never"
 
 
-def lines(learned: Mapping[str, Learned], chunk: int) -> Iterator[dict[str, Any]]:
-    """The metrics, one line a look at the held-out loss."""
+def lines(
+    learned: Mapping[str, Learned], chunk: int, names: Sequence[str] = ("held_out_loss", "wrong")
+) -> Iterator[dict[str, Any]]:
+    """The metrics, one line a network, seed and look, whose fields are given these names."""
     for name, training in learned.items():
-        for seed, (held_out, wrong) in enumerate(zip(*training.looks, strict=True)):
-            for i, (loss, share) in enumerate(zip(held_out, wrong, strict=True)):
-                yield {
-                    "network": name,
-                    "seed": seed,
-                    "update": i * chunk,
-                    "held_out_loss": float(loss),
-                    "wrong": float(share),
-                }
+        for seed, fields in enumerate(zip(*training.looks, strict=True)):
+            for i, values in enumerate(zip(*fields, strict=True)):
+                numbers = dict(zip(names, map(float, values), strict=True))
+                yield {"network": name, "seed": seed, "update": i * chunk, **numbers}
 
 
 LAST = 5
