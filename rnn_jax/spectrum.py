@@ -107,10 +107,9 @@ def lyapunov(
       burn_in: first steps in which the state alone is run; T // 10 if not given.
       align: steps after them in which the frame turns into place, not counted; T // 10 if not given.
       every: steps from one orthogonalisation to the next. None: 4 where what rounding may have made of every length
-        within them stays below `accuracy`, else 1. The exponents are then those of 1 to within `accuracy`. For all
-        exponents of 128 units it took 0.4 to 1 of the time in float64 on a CPU (orthogonal or Gaussian steps), and
-        1.3 to 1.6 of it where single steps are ill conditioned; it is slower for few exponents, whose orthogonalisation
-        costs little.
+        within them stays below `accuracy`, else 1. The exponents are then those of 1 to within `accuracy`. It saves
+        time for many exponents of well-conditioned steps (`rarely` in docs/performance.md), and loses some where single
+        steps are ill conditioned, and for few exponents, whose orthogonalisation costs little.
       blocks: into how many blocks of time the counted steps are cut; fewer if there are fewer orthogonalisations.
       segments: into how many equal segments of time the counted steps are cut, run side by side: about
         T/segments + burn_in + align steps in turn instead of T. Each starts from `state` and a random frame, burn_in +
