@@ -16,100 +16,139 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from rnn_jax import unroll as unrolling
 from rnn_jax.types import Cell, PyTree, accumulator, as_step, is_structured, layers_of, pull_emit
+
+
+class Chunk(NamedTuple):
+    """The steps of a chunk: arrays along time that begin with it or before. Read step by step, they are not copied.
+
+    Attributes:
+      before: the state before the first entry of `states`.
+      states: s_t, leaves with a leading time axis.
+      gates: a_t, None in place of what the pullback does not read; None alone for gates that are to be formed again.
+      start: the entry of the chunk's first step.
+      size: C, the steps of the chunk.
+    """
+
+    before: PyTree
+    states: PyTree
+    gates: PyTree
+    start: Any
+    size: int
+
+    def state(self, j):
+        """s_t of step j."""
+        return row(self.states, self.start + j)
+
+    def previous(self, j):
+        """s_{t−1} of step j."""
+        entry = self.start + j
+        found = row(self.states, jnp.maximum(entry - 1, 0))
+        return jax.tree.map(lambda before, leaf: jnp.where(entry == 0, before, leaf), self.before, found)
+
+    def all_states(self):
+        """s_t of all steps."""
+        return rows(self.states, self.start, self.size)
+
+    def all_previous(self):
+        """s_{t−1} of all steps."""
+        return unrolling.previous_states(self.previous(0), self.all_states())
+
+    def layer(self, level: int) -> "Chunk":
+        """That of one layer of a stack."""
+        gates = None if self.gates is None else self.gates[level]
+        return self._replace(before=self.before[level], states=self.states[level], gates=gates)
 
 
 class Pullbacks(NamedTuple):
     """The transposed derivatives of the steps of a chunk.
 
     Attributes:
-      residuals: what the pullback needs of each step, leaves with a leading time axis.
-      pullback: `(j, residual, δ) -> (J_tᵀ δ, collected)` of step j of the chunk, inside the loop.
+      pullback: `(j, δ) -> (J_tᵀ δ, collected)` of step j of the chunk, inside the loop.
       finish: `collected` of all steps `-> (sums, ∂L/∂x)`, after it; the sums over all chunks make ∂L/∂θ.
     """
 
-    residuals: PyTree
     pullback: Callable
     finish: Callable
 
 
-def of_chunk(
-    cell, params: PyTree, previous: PyTree, xs: PyTree, states: PyTree, gates: "Rows | None"
-) -> Pullbacks:
-    """Those of a cell or step that is no stack; `previous` and `states` are s_{t−1} and s_t, None forms gates again.
+def of_chunk(cell, params: PyTree, xs: PyTree, chunk: Chunk) -> Pullbacks:
+    """Those of a cell or step that is no stack; `xs` are the inputs of the chunk.
 
     >>> from rnn_jax import cells
     >>> cell = cells.elman(cells.identity)
     >>> params = cells.ElmanParams(w_hh=jnp.array([[0.5]]), w_xh=jnp.array([[3.0]]), b_h=jnp.zeros(1))
     >>> steps = jnp.ones((4, 1))
-    >>> made = of_chunk(cell, params, steps, steps, steps, None)
-    >>> ds, collected = made.pullback(0, (steps[0], steps[0]), jnp.ones(1))
+    >>> made = of_chunk(cell, params, steps, Chunk(jnp.ones(1), steps, None, start=0, size=4))
+    >>> ds, collected = made.pullback(0, jnp.ones(1))
     >>> ds, made.finish(jnp.stack([collected] * 4))[1].T
     (Array([0.5], dtype=float32), Array([[3., 3., 3., 3.]], dtype=float32))
     """
     if is_structured(cell):
-        return _structured_derivatives(cell, params, previous, xs, states, gates)
+        return _structured_derivatives(cell, params, xs, chunk)
     if isinstance(cell, Cell) and cell.step_pullback is not None:
-        return _whole_step_derivatives(cell, params, previous, xs, states)
-    return _autodiff_derivatives(as_step(cell), params, previous, xs)
+        return _whole_step_derivatives(cell, params, xs, chunk)
+    return _autodiff_derivatives(as_step(cell), params, xs, chunk)
 
 
-def _structured_derivatives(cell, params, previous, xs, states, gates) -> Pullbacks:
+def _structured_derivatives(cell, params, xs, chunk) -> Pullbacks:
     """J_tᵀ δ = ∂update/∂sᵀ δ + ∂emit/∂sᵀ Rᵀ ∂update/∂rᵀ δ, every derivative by hand."""
-    h_previous = cell.emit(previous)
+    before = chunk.all_previous()
+    h_previous = cell.emit(before)
     again = partial(step_and_gates, cell, params)
+    gates, start = chunk.gates, chunk.start
     if gates is None:
-        gates = Rows(again(previous, xs)[1], 0)
+        gates, start = again(before, xs)[1], 0
     # What is not read is not kept; but a pullback may ask for its shape.
-    _, like = jax.eval_shape(again, jax.tree.map(lambda leaf: leaf[0], previous), xs[0])
+    _, like = jax.eval_shape(again, jax.tree.map(lambda leaf: leaf[0], before), xs[0])
     unread = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
 
     _, recur_pullback = cell.loop_products(params, math.prod(h_previous.shape[1:-1]))
 
-    def pullback(j, residual, delta):
-        s_previous, s = residual
-        ds, du, dr = cell.pullback(s_previous, _merged(gates[j], unread), s, delta)
+    def pullback(j, delta):
+        previous = chunk.previous(j)
+        ds, du, dr = cell.pullback(previous, _merged(row(gates, start + j), unread), chunk.state(j), delta)
         dh = recur_pullback(dr)
-        return add(ds, pull_emit(cell, s_previous, dh)), du if du is dr else (du, dr)
+        return add(ds, pull_emit(cell, previous, dh)), du if du is dr else (du, dr)
 
     def finish(collected):
         du, dr = collected if isinstance(collected, tuple) else (collected, collected)
         return cell.params_sums(params, xs, h_previous, du, dr), cell.drive_pullback(params, du)
 
-    return Pullbacks((previous, states), pullback, finish)
+    return Pullbacks(pullback, finish)
 
 
-def _whole_step_derivatives(cell, params, previous, xs, states) -> Pullbacks:
+def _whole_step_derivatives(cell, params, xs, chunk) -> Pullbacks:
     """The cell's derivative of the whole step: inside the loop for the state, once after it for θ and x."""
 
-    def pullback(j, residual, delta):
-        _, ds, _ = cell.step_pullback(params, *residual, delta)
+    def pullback(j, delta):
+        _, ds, _ = cell.step_pullback(params, chunk.previous(j), row(xs, j), chunk.state(j), delta)
         return ds, delta
 
     def finish(deltas):
-        d_params, _, d_xs = cell.step_pullback(params, previous, xs, states, deltas)
+        d_params, _, d_xs = cell.step_pullback(params, chunk.all_previous(), xs, chunk.all_states(), deltas)
         return d_params, d_xs
 
-    return Pullbacks((previous, xs, states), pullback, finish)
+    return Pullbacks(pullback, finish)
 
 
-def _autodiff_derivatives(step, params, previous, xs) -> Pullbacks:
+def _autodiff_derivatives(step, params, xs, chunk) -> Pullbacks:
     """`jax.vjp` of a step that says nothing about itself; only the recursion is by hand."""
 
-    def pullback(j, residual, delta):
-        s_previous, x = residual
-        (ds,) = jax.vjp(lambda s: step(params, s, x), s_previous)[1](delta)
+    def pullback(j, delta):
+        (ds,) = jax.vjp(lambda s: step(params, s, row(xs, j)), chunk.previous(j))[1](delta)
         return ds, delta
 
     def finish(deltas):
         def all_steps(some_params, some_xs):
             return jax.vmap(step, in_axes=(None, 0, 0))(
-                _merged(some_params, params), previous, _merged(some_xs, xs)
+                _merged(some_params, params), chunk.all_previous(), _merged(some_xs, xs)
             )
 
         return jax.vjp(all_steps, differentiable(params), differentiable(xs))[1](deltas)
 
-    return Pullbacks((previous, xs), pullback, finish)
+    return Pullbacks(pullback, finish)
 
 
 def zero_sums(cell, params: PyTree, state: PyTree, x: PyTree) -> PyTree:
@@ -162,31 +201,36 @@ def step_and_gates(cell, params: PyTree, state: PyTree, x: PyTree) -> tuple[PyTr
     return cell.update(state, a), a
 
 
-class Rows(NamedTuple):
-    """Rows of arrays along time, from `start` on: read step by step, they need not be copied.
-
-    >>> Rows(jnp.arange(5), 2)[1]
-    Array(3, dtype=int32)
-    """
-
-    arrays: PyTree
-    start: Any
-
-    def layer(self, level: int) -> "Rows":
-        """Those of one layer of a stack."""
-        return Rows(self.arrays[level], self.start)
-
-    def __getitem__(self, j):
-        return jax.tree.map(lambda leaf: row(leaf, self.start + j), self.arrays)
-
-
-def row(leaf: jax.Array, t: jax.Array | int) -> jax.Array:
+def row(tree: PyTree, t: jax.Array | int) -> PyTree:
     """One entry along time.
 
     >>> row(jnp.arange(5), 2)
     Array(2, dtype=int32)
     """
-    return lax.dynamic_index_in_dim(leaf, t, keepdims=False)
+    entry = partial(lax.dynamic_index_in_dim, index=t, keepdims=False, allow_negative_indices=False)
+    return jax.tree.map(entry, tree)
+
+
+def rows(tree: PyTree, start: jax.Array | int, count: int) -> PyTree:
+    """Entries along time from `start` on.
+
+    >>> rows(jnp.arange(5), 2, 3)
+    Array([2, 3, 4], dtype=int32)
+    """
+    entries = partial(
+        lax.dynamic_slice_in_dim, start_index=start, slice_size=count, allow_negative_indices=False
+    )
+    return jax.tree.map(entries, tree)
+
+
+def write(tree: PyTree, t: jax.Array | int, entries: PyTree) -> PyTree:
+    """The tree with its entry t along time replaced.
+
+    >>> write(jnp.arange(3), 1, 7)
+    Array([0, 7, 2], dtype=int32)
+    """
+    replaced = partial(lax.dynamic_update_index_in_dim, index=t, axis=0, allow_negative_indices=False)
+    return jax.tree.map(replaced, tree, entries)
 
 
 def add(a: PyTree, b: PyTree) -> PyTree:

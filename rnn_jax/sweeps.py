@@ -259,10 +259,8 @@ def _structured_layer(cell, keep_gates, chunk, params, state, xs, valid):
     def run(written, k):
         # The last chunk begins early enough to be full: some steps are done again, from the same state.
         start = jnp.minimum(k * chunk, steps - chunk)
-        cut = partial(jax.tree.map, lambda leaf: lax.dynamic_slice_in_dim(leaf, start, chunk))
-        before = jax.tree.map(lambda leaf: pullbacks.row(leaf, jnp.maximum(start - 1, 0)), written[0])
-        first = jax.tree.map(lambda a, b: jnp.where(k == 0, a, b), state, before)
-        mask, x = cut(valid), cut(xs)
+        first = pullbacks.row(written[0], jnp.maximum(start - 1, 0))
+        mask, x = pullbacks.rows((valid, xs), start, chunk)
         u = cell.drive(params, unrolling.where_valid(mask, x, jnp.zeros_like(x)))
 
         def step(carry, inputs):
@@ -270,10 +268,7 @@ def _structured_layer(cell, keep_gates, chunk, params, state, xs, valid):
             t, u, mask = inputs
             a = cell.gates(u, recur(cell.emit(s)))
             s = unrolling.where_valid(mask, cell.update(s, a), s)
-            written = jax.tree.map(
-                lambda all, one: lax.dynamic_update_index_in_dim(all, one, t, 0), written, (s, keep(a))
-            )
-            return (s, written), None
+            return (s, pullbacks.write(written, t, (s, keep(a)))), None
 
         (_, written), _ = lax.scan(step, (first, written), (start + np.arange(chunk), u, mask))
         return written, None
@@ -285,7 +280,9 @@ def _structured_layer(cell, keep_gates, chunk, params, state, xs, valid):
         return jax.tree.map(lambda needed, leaf: leaf if needed else None, needed, a) if keep_gates else None
 
     nothing = jax.tree.map(lambda leaf: jnp.zeros((steps, *leaf.shape), leaf.dtype), (new, keep(a)))
-    return lax.scan(run, nothing, np.arange(-(-steps // chunk)))[0]
+    # The first chunk reads the state before it like the others, from a row of what has been written.
+    written = jax.tree.map(lambda all, leaf: jnp.broadcast_to(leaf, all.shape), nothing[0], state), nothing[1]
+    return lax.scan(run, written, np.arange(-(-steps // chunk)))[0]
 
 
 def _needed(cell, state, a):
@@ -343,16 +340,20 @@ def _backward(plan, operands, lengths, kept):
     def chunk(carry, k):
         carried, sums = carry
         start = jnp.maximum(k * plan.chunk - padding, 0)
-        cut = partial(jax.tree.map, lambda leaf: lax.dynamic_slice_in_dim(leaf, start, plan.chunk))
+        cut = partial(pullbacks.rows, start=start, count=plan.chunk)
         mask = cut(valid)
         x = unrolling.where_valid(mask, cut(xs), jax.tree.map(jnp.zeros_like, cut(xs)))
-        dL_ds = cut(cotangents)
-        previous, states, gates = _steps_of_chunk(plan, params, state, kept, x, mask, k, start, cut)
+        steps_of_chunk = _steps_of_chunk(plan, params, state, kept, x, mask, k, start)
+        own = None
         if padding:
             own = (k > 0) | (jnp.arange(plan.chunk) < plan.chunk - padding)
-            dL_ds = unrolling.where_valid(own, dL_ds, jax.tree.map(jnp.zeros_like, dL_ds))
             mask = own if mask is None else mask & own.reshape(-1, *[1] * (mask.ndim - 1))
-        swept = _sweep(plan.cell, params, previous, x, states, gates, mask, dL_ds, carried)
+
+        def immediate(j):
+            found = pullbacks.row(cotangents, start + j)
+            return found if own is None else jax.tree.map(lambda leaf: jnp.where(own[j], leaf, 0), found)
+
+        swept = _sweep(plan.cell, params, x, steps_of_chunk, mask, immediate, carried)
         outputs = (swept.xs if plan.want_xs else None, swept.carried if plan.want_deltas else None)
         return (swept.state, pullbacks.add(sums, swept.params)), outputs
 
@@ -395,17 +396,12 @@ def _plain(plan, operands, lengths):
     return Swept(pullbacks.differentiable(d_params), d_state, d_xs, carried if plan.want_deltas else None)
 
 
-def _steps_of_chunk(plan, params, state, kept, x, mask, k, start, cut):
-    """s_{t−1}, s_t and a_t of the steps of a chunk; None for gates that are to be formed again."""
-    if plan.store == "checkpoints":
-        first = jax.tree.map(lambda leaf: pullbacks.row(leaf, k), kept.checkpoints)
-        states, gates = _layered(plan.cell, True, plan.chunk, params, first, x, mask)
-        gates = pullbacks.Rows(gates, 0)
-    else:
-        before = jax.tree.map(lambda leaf: pullbacks.row(leaf, jnp.maximum(start - 1, 0)), kept.states)
-        first = jax.tree.map(lambda a, b: jnp.where(k == 0, a, b), state, before)
-        states, gates = cut(kept.states), pullbacks.Rows(kept.gates, start) if plan.store == "gates" else None
-    return unrolling.previous_states(first, states), states, gates
+def _steps_of_chunk(plan, params, state, kept, x, mask, k, start) -> pullbacks.Chunk:
+    if plan.store != "checkpoints":
+        return pullbacks.Chunk(state, kept.states, kept.gates, start, plan.chunk)
+    before = pullbacks.row(kept.checkpoints, k)
+    states, gates = _layered(plan.cell, True, plan.chunk, params, before, x, mask)
+    return pullbacks.Chunk(before, states, gates, 0, plan.chunk)
 
 
 def _joined(padding: int, chunks: jax.Array) -> jax.Array:
@@ -417,45 +413,49 @@ def _joined(padding: int, chunks: jax.Array) -> jax.Array:
     return jnp.concatenate([joined[: size - padding], joined[size:]])
 
 
-def _sweep(cell, params, previous, xs, states, gates, mask, cotangents, carried) -> Swept:
-    """One chunk of a cell, or of a stack from its top layer down."""
+def _sweep(cell, params, xs, chunk, mask, immediate, carried) -> Swept:
+    """One chunk of a cell, or of a stack from its top layer down; `immediate(j)` is ∂L/∂s_t of its step j."""
     if not layers_of(cell):
-        return _sweep_layer(cell, params, previous, xs, states, gates, mask, cotangents, carried)
+        return _sweep_layer(cell, params, xs, chunk, mask, immediate, carried)
     swept: list[Swept] = []
     from_above = None
     for level in reversed(range(len(cell.layers))):
         below = cell.layers[level - 1] if level else None
+        states_below = chunk.layer(level - 1).all_states() if level else None
         layer = _sweep(
             cell.layers[level],
             params[level],
-            previous[level],
-            xs if below is None else below.emit(states[level - 1]),
-            states[level],
-            None if gates is None else gates.layer(level),
+            xs if below is None else below.emit(states_below),
+            chunk.layer(level),
             mask,
-            pullbacks.add(from_above, None if cotangents is None else cotangents[level]),
+            partial(_of_layer, immediate, from_above, level),
             carried[level],
         )
         swept.insert(0, layer)
         if below is not None:
-            from_above = pull_emit(below, states[level - 1], layer.xs)
+            from_above = pull_emit(below, states_below, layer.xs)
     layers = Swept(*zip(*swept, strict=True))
     return layers._replace(xs=swept[0].xs)
 
 
-def _sweep_layer(cell, params, previous, xs, states, gates, mask, cotangents, carried) -> Swept:
-    local = pullbacks.of_chunk(cell, params, previous, xs, states, gates)
+def _of_layer(immediate, from_above, level, j):
+    """∂L/∂s_t of one layer, with what reaches it from the layer above within the step."""
+    found = immediate(j)
+    return pullbacks.add(pullbacks.row(from_above, j), None if found is None else found[level])
+
+
+def _sweep_layer(cell, params, xs, chunk, mask, immediate, carried) -> Swept:
+    local = pullbacks.of_chunk(cell, params, xs, chunk)
 
     def one_step(carried, inputs):
-        j, cotangent, mask, residual = inputs
-        delta = pullbacks.add(carried, cotangent)
+        j, mask = inputs
+        delta = pullbacks.add(carried, immediate(j))
         # Past the end of a sequence the state was copied: δ passes unchanged, and nothing reaches θ and x_t.
         reaching = unrolling.where_valid(mask, delta, jax.tree.map(jnp.zeros_like, delta))
-        passed, collected = local.pullback(j, residual, reaching)
+        passed, collected = local.pullback(j, reaching)
         return unrolling.where_valid(mask, passed, delta), (carried, collected)
 
-    size = checks.sequence_length(states)
-    inputs = (np.arange(size), cotangents, mask, local.residuals)
+    inputs = (np.arange(chunk.size), mask)
     d_state, (carried, collected) = lax.scan(one_step, carried, inputs, reverse=True)
     sums, d_xs = local.finish(collected)
     return Swept(sums, d_state, d_xs, carried)

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 
 from rnn_jax import checks, initializers
@@ -92,7 +93,7 @@ def _recur(params: GRUParams, h: jax.Array) -> jax.Array:
 
 
 def _recurrent_bias(params: GRUParams) -> jax.Array:
-    return jnp.zeros_like(params.b_h).at[2].set(params.b_hn)
+    return jnp.where(np.arange(3)[:, None] == 2, params.b_hn[None], 0)
 
 
 def _loop_products(params: GRUParams, rows: int) -> tuple[Callable, Callable]:
@@ -103,7 +104,7 @@ def _loop_products(params: GRUParams, rows: int) -> tuple[Callable, Callable]:
 
 def _params_sums(params: GRUParams, x, h, du, dr) -> GRUParams:
     shared = params_sums(params, x, h, du, dr)
-    return shared._replace(b_hn=bias_gradient(dr[..., 2, :], params.b_hn))
+    return shared._replace(b_hn=bias_gradient(dr, params.b_h)[2])
 
 
 class _Gates(NamedTuple):
