@@ -189,11 +189,19 @@ def lyapunov_from_jacobians(
     stack = products.check_stack(jacobians)
 
     def advance(state, jacobian, frame):
-        # Next to the ends of the range the products of entries are out of it. Half of what J is away from 1 is taken
-        # out, of the frame: it is smaller than J.
-        half = products.rescale(jacobian).exponent // 2
         with jax.default_matmul_precision("highest"):
-            return state, jacobian @ products.times_power_of_two(frame, -half), half
+            product = jacobian @ frame
+
+        def scaled():
+            # Half of what J is away from 1 is taken out, of the frame: it is smaller than J.
+            half = products.rescale(jacobian).exponent // 2
+            with jax.default_matmul_precision("highest"):
+                return jacobian @ products.times_power_of_two(frame, -half), half
+
+        # Next to the ends of the range the products of entries are out of it; to look at J itself, each time, would
+        # take as long as a product with a few columns.
+        in_range = _everywhere(_well_within_range(product))
+        return state, *lax.cond(in_range, lambda: (product, jnp.zeros((), jnp.int32)), scaled)
 
     settings = _Settings(k, 0, align, every, blocks, segments, accuracy, key)
     return _lyapunov(advance, lambda state, xs: state, (), stack, stack[0, 0], settings, resume)
@@ -431,6 +439,13 @@ def _at_once_if_resolved(
     penalty = jnp.where(tried, jnp.where(good, 0, failed), carry.penalty)
     pause = jnp.where(tried, jnp.where(good, 0, failed), carry.pause - 1)
     return reached._replace(pause=pause, penalty=penalty)
+
+
+def _well_within_range(x: jax.Array) -> jax.Array:
+    """Whether max |x| is so far from under- and overflow that neither took a digit of it."""
+    info = jnp.finfo(x.dtype)
+    largest = jnp.abs(lax.stop_gradient(x)).max()
+    return (largest > info.tiny / info.eps) & (largest < info.max * info.eps)
 
 
 @custom_vmap
