@@ -262,8 +262,9 @@ def test_every_numeric_function_lowers_for_every_platform(name):
     [
         (cells.zoneout, lambda key, state: cells.zoneout_masks(key, state, 1, rates=0.5)),
         (cells.recurrent_dropout, lambda key, state: cells.dropout_masks(key, state.h, 1, rate=0.5)),
+        (cells.candidate_dropout, lambda key, state: cells.dropout_masks(key, state.h, 1, rate=0.5)),
     ],
-    ids=["zoneout", "recurrent_dropout"],
+    ids=["zoneout", "recurrent_dropout", "candidate_dropout"],
 )
 def test_masked_cells_step_on_every_platform(wrap, masks):
     def step(key, params, state, x):

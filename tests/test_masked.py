@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rnn_jax import bptt, cells, unroll
+from rnn_jax import bptt, cells, clipping, unroll
 from tests.cases import (
     ALL,
     GRADIENT_BOUND,
@@ -20,7 +20,7 @@ from tests.cases import (
     rounding,
 )
 
-LSTM, DEEP = cells.lstm(), STACKS["stack"]
+LSTM, GRU, DEEP = cells.lstm(), cells.gru(), STACKS["stack"]
 KEY = jax.random.key(3)
 
 
@@ -53,6 +53,58 @@ def test_each_layer_of_a_stack_drops_by_a_mask_of_its_own(float64):
     without = tuple(map(thinned, params, masks))
     dropped = run(cells.recurrent_dropout(DEEP), params, state, (xs, masks))
     assert_close(dropped, run(DEEP, without, state, xs), rounding(float64))
+
+
+def sigmoid(a):
+    return 1 / (1 + np.exp(-a))
+
+
+def lstm_by_hand(p, state, x, mask):
+    i, f, g, o = p.w_hh @ state.h + p.w_xh @ x + p.b_h
+    c = sigmoid(f) * state.c + sigmoid(i) * mask * np.tanh(g)
+    return cells.LSTMState(h=sigmoid(o) * np.tanh(c), c=c)
+
+
+def gru_by_hand(p, h, x, mask):
+    (r, z, n), (u_r, u_z, u_n) = p.w_hh @ h, p.w_xh @ x + p.b_h
+    candidate = np.tanh(u_n + sigmoid(r + u_r) * (n + p.b_hn))
+    return sigmoid(z + u_z) * h + (1 - sigmoid(z + u_z)) * mask * candidate
+
+
+@pytest.mark.parametrize(("cell", "by_hand"), [(LSTM, lstm_by_hand), (GRU, gru_by_hand)], ids=["lstm", "gru"])
+def test_candidate_dropout_is_the_cell_with_what_it_writes_masked(cell, by_hand, float64):
+    params, state, xs = example(cell, float64, batch=())
+    masks = cells.dropout_masks(KEY, cell.emit(state), 12, rate=0.4, each_step=True)
+    dropped = run(cells.candidate_dropout(cell), params, state, (xs, masks))
+    params, state, xs, masks = jax.tree.map(np.asarray, (params, state, xs, masks))
+    for t in range(12):
+        state = by_hand(params, state, xs[t], masks[t])
+        assert_close(jax.tree.map(lambda leaf, t=t: leaf[t], dropped), state, rounding(float64))
+
+
+def test_the_candidates_of_a_stack_are_dropped_layer_by_layer(float64):
+    params, state, xs = example(cells.stack(GRU, LSTM), float64)
+    masks = cells.dropout_masks(KEY, (state[0], state[1].h), 12, rate=0.4, each_step=True)
+    dropped = run(cells.candidate_dropout(cells.stack(GRU, LSTM)), params, state, (xs, masks))
+    below = run(cells.candidate_dropout(GRU), params[0], state[0], (xs, masks[0]))
+    above = run(cells.candidate_dropout(LSTM), params[1], state[1], (below, masks[1]))
+    assert_close(dropped, (below, above), rounding(float64))
+
+
+def test_what_an_lstm_keeps_passes_a_candidate_that_is_dropped_at_the_rate_of_its_forget_gate(float64):
+    params, state, xs = example(LSTM, float64, batch=())
+    params = params._replace(w_hh=0 * params.w_hh)
+    forget = sigmoid(np.asarray(params.w_xh[1] @ xs[0] + params.b_h[1]))
+
+    @jax.jit
+    def kept(mask):
+        step = lambda c: cells.candidate_dropout(LSTM).step(params, state._replace(c=c), (xs[0], mask)).c
+        return step(state.c), jax.jacfwd(step)(state.c)
+
+    new, jacobian = kept(jnp.zeros(N))
+    np.testing.assert_allclose(new, forget * state.c, rtol=1e-12)
+    np.testing.assert_allclose(jacobian, np.diag(forget), atol=1e-12)
+    assert differs(kept(jnp.ones(N))[0], new, 0.01)
 
 
 def test_zoneout_keeps_what_its_mask_says_and_the_layer_above_reads_what_was_kept(float64):
@@ -91,9 +143,8 @@ def test_without_a_mask_that_masks_the_cell_is_what_it_was(float64):
     nothing = cells.zoneout_means(state, 12, rates=0)
     assert_close(run(cells.zoneout(LSTM), params, state, (xs, nothing)), plain, rounding(float64))
     everything = cells.dropout_masks(KEY, state.h, 12, rate=0)
-    assert_close(
-        run(cells.recurrent_dropout(LSTM), params, state, (xs, everything)), plain, rounding(float64)
-    )
+    for dropout in (cells.recurrent_dropout, cells.candidate_dropout):
+        assert_close(run(dropout(LSTM), params, state, (xs, everything)), plain, rounding(float64))
     waiting = run(cells.zoneout(LSTM), params, state, (xs, cells.zoneout_means(state, 12, rates=1)))
     assert_close(jax.tree.map(lambda leaf: leaf[-1], waiting), state, 0)
 
@@ -126,6 +177,9 @@ def test_masks_are_a_function_of_their_key_with_the_means_that_are_asked_for():
         assert abs(leaf.mean() - 0.3) < 4 * np.sqrt(0.3 * 0.7 / leaf.size)
     dropped = cells.dropout_masks(jax.random.key(0), jnp.zeros((4000, N)), 2, rate=0.3)
     np.testing.assert_array_equal(dropped[0], dropped[1])
+    anew = cells.dropout_masks(jax.random.key(0), jnp.zeros((4000, N)), 2, rate=0.3, each_step=True)
+    assert (anew[0] != anew[1]).any()
+    assert set(np.unique(anew)) == set(np.unique(dropped))
     assert abs(dropped.mean() - 1) < 4 * np.sqrt(0.3 / 0.7 / dropped[0].size)
 
 
@@ -133,6 +187,8 @@ def test_the_same_cell_gives_the_same_wrapped_cell_so_that_nothing_is_traced_aga
     assert cells.zoneout(LSTM) is cells.zoneout(LSTM)
     assert cells.zoneout(LSTM.step) is cells.zoneout(LSTM.step)
     assert cells.recurrent_dropout(DEEP) is cells.recurrent_dropout(DEEP)
+    assert cells.candidate_dropout(GRU) is cells.candidate_dropout(GRU)
+    assert cells.candidate_dropout(GRU) is not cells.recurrent_dropout(GRU)
 
 
 @pytest.mark.parametrize(
@@ -140,6 +196,16 @@ def test_the_same_cell_gives_the_same_wrapped_cell_so_that_nothing_is_traced_aga
     [
         (lambda: cells.recurrent_dropout(cells.gru_reset_before()), "made of drive, recur, gates and update"),
         (lambda: cells.recurrent_dropout(LSTM.step), "got a function without"),
+        (lambda: cells.candidate_dropout(cells.elman()), r"needs cells.lstm\(\), .* got another Cell"),
+        (
+            lambda: cells.candidate_dropout(DEEP),
+            r"needs cells.lstm\(\), .* got another Cell",
+        ),  # has a leaky layer
+        (lambda: cells.candidate_dropout(GRU.step), "got another function"),
+        (
+            lambda: cells.candidate_dropout(clipping.clip_along_time(GRU, 1.0)),
+            "got a cell of clip_along_time",
+        ),
         (lambda: cells.zoneout("lstm"), "expected a cell or a step"),
         (
             lambda: cells.dropout_masks(KEY, jnp.ones(2), 3, rate=1),

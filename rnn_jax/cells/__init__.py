@@ -10,6 +10,7 @@ from rnn_jax.cells.leaky import leaky as leaky
 from rnn_jax.cells.lstm import LSTMParams as LSTMParams
 from rnn_jax.cells.lstm import LSTMState as LSTMState
 from rnn_jax.cells.lstm import lstm as lstm
+from rnn_jax.cells.masked import candidate_dropout as candidate_dropout
 from rnn_jax.cells.masked import dropout_masks as dropout_masks
 from rnn_jax.cells.masked import recurrent_dropout as recurrent_dropout
 from rnn_jax.cells.masked import zoneout as zoneout

@@ -1,11 +1,15 @@
-"""Recurrent dropout and zoneout: cells whose steps take a mask beside their input.
+"""Dropout inside the recurrence, and zoneout: cells whose steps take a mask beside their input.
 
-    recurrent dropout    r_t = R (m ∘ h_{t−1}) + b_r,   m_i = 0 with probability p, else 1/(1 − p)
-    zoneout              s_t = m_t ∘ s_{t−1} + (1 − m_t) ∘ s̃_t,   m_i = 1 with probability p, else 0
+    recurrent dropout    r_t = R (m ∘ h_{t−1}) + b_r                        m_i = 0 with probability p, else 1/(1 − p)
+    candidate dropout    c_t = f_t ∘ c_{t−1} + i_t ∘ (m_t ∘ g_t)            of an LSTM
+                         h_t = z_t ∘ h_{t−1} + (1 − z_t) ∘ (m_t ∘ n_t)      of a GRU
+    zoneout              s_t = m_t ∘ s_{t−1} + (1 − m_t) ∘ s̃_t              m_i = 1 with probability p, else 0
 
-s̃_t is the state that the cell itself would go to. The dropout is that of Gal and Ghahramani (2016): one mask for a
-whole sequence, in the recurrent product alone, so that what a gate keeps (h of a GRU, c of an LSTM) passes untouched.
-Zoneout (Krueger et al. 2017) draws anew at each step, for h and c apart: where m_t is 1 a gradient passes untouched.
+s̃_t is the state that the cell itself would go to. Recurrent dropout is that of Gal and Ghahramani (2016): one mask for
+a whole sequence, in the recurrent product alone, so that what a gate keeps (h of a GRU, c of an LSTM) passes untouched.
+Candidate dropout (Semeniuta, Severyn and Barth 2016) drops of what is written, not of what is read or kept; the authors
+draw one mask for a sequence or one for each step. Zoneout (Krueger et al. 2017) draws anew at each step, for h and c
+apart: where m_t is 1 a gradient passes untouched.
 
 A step is a pure function, so masks are drawn outside, by a key, and travel with the inputs: `xs` is `(xs, masks)`. At
 test time there is no dropout, so use the cell itself; and zoneout uses the mean p of its masks.
@@ -21,6 +25,8 @@ import jax
 import jax.numpy as jnp
 
 from rnn_jax import checks
+from rnn_jax.cells.gru import gru
+from rnn_jax.cells.lstm import lstm
 from rnn_jax.types import Cell, PyTree, Step, as_step
 
 
@@ -48,12 +54,38 @@ def recurrent_dropout(cell: Cell) -> Cell:
             f"recurrent_dropout() needs a cell made of drive, recur, gates and update, or a stack of such; got a "
             f"{type(cell).__name__} without. In a step of your own multiply h where the recurrent product reads it."
         )
-    return _dropped(cell)
+    return _dropped(cell, recurrent_dropout, _gates_of_masked_state)
+
+
+def candidate_dropout(cell: Cell) -> Cell:
+    """The cell with inputs `(x, mask)`: what it would write, g_t of an LSTM or n_t of a GRU, is multiplied by the mask.
+
+    Args:
+      cell: GRU, LSTM, or a stack of these, whose mask is a tuple, one for each layer.
+
+    Raises:
+      ValueError: for another cell; by the step, for a mask of another shape than h's.
+
+    >>> from rnn_jax import cells, unroll
+    >>> cell = cells.gru()
+    >>> params = cell.init(jax.random.key(0), 3, 8)
+    >>> state, xs = cell.initial_state(params, (2,)), jnp.ones((5, 2, 3))
+    >>> masks = dropout_masks(jax.random.key(1), state, 5, rate=0.25, each_step=True)
+    >>> unroll.unroll(candidate_dropout(cell), params, state, (xs, masks)).shape
+    (5, 2, 8)
+    """
+    checks.unclipped("candidate_dropout()", cell)
+    if not isinstance(cell, Cell) or not (cell.layers or cell.init in (lstm().init, gru().init)):
+        raise ValueError(
+            "candidate_dropout() needs cells.lstm(), cells.gru() or a stack of these, whose gates say how much is kept "
+            f"and how much written; got another {type(cell).__name__}. In a step of your own multiply what it writes."
+        )
+    return _dropped(cell, candidate_dropout, _gates_with_masked_candidate)
 
 
 @cache
-def _dropped(cell: Cell) -> Cell:
-    layers = tuple(recurrent_dropout(layer) for layer in cell.layers)
+def _dropped(cell: Cell, of_layer: Callable[[Cell], Cell], masked_gates: Callable[..., PyTree]) -> Cell:
+    layers = tuple(map(of_layer, cell.layers))
 
     def step(params, state, inputs):
         x, mask = inputs
@@ -62,13 +94,22 @@ def _dropped(cell: Cell) -> Cell:
         checks.same_signature(
             "the mask", mask, "h", h, "Draw it with dropout_masks(key, cell.emit(state), …)."
         )
-        gates = cell.gates(cell.drive(params, x), cell.recur(params, mask * h))  # type: ignore[misc]
-        return cell.update(state, gates)  # type: ignore[misc]
+        return cell.update(state, masked_gates(cell, params, h, x, mask))  # type: ignore[misc]
 
     return _with_step(cell, _in_turn(layers) if layers else step)
 
 
-def dropout_masks(key: jax.Array, h: PyTree, steps: int, *, rate: float) -> PyTree:
+def _gates_of_masked_state(cell, params, h, x, mask) -> PyTree:
+    return cell.gates(cell.drive(params, x), cell.recur(params, mask * h))
+
+
+def _gates_with_masked_candidate(cell, params, h, x, mask) -> PyTree:
+    gates, tree = jax.tree.flatten(cell.gates(cell.drive(params, x), cell.recur(params, h)))
+    gates[2] = mask * gates[2]  # the third both of i, f, g, o and of r, z, n
+    return jax.tree.unflatten(tree, gates)
+
+
+def dropout_masks(key: jax.Array, h: PyTree, steps: int, *, rate: float, each_step: bool = False) -> PyTree:
     """One mask for each sequence, the same at every step: entries 0 with probability p, else 1/(1 − p).
 
     Args:
@@ -76,6 +117,7 @@ def dropout_masks(key: jax.Array, h: PyTree, steps: int, *, rate: float) -> PyTr
       h: `cell.emit(state)`, `(*B, N)`, for its shape and dtype; for a stack a tuple, what each layer emits.
       steps: T.
       rate: p, in [0, 1).
+      each_step: a new mask at every step instead.
 
     Returns:
       The tree of h, leaves `(T, *B, N)`.
@@ -90,7 +132,7 @@ def dropout_masks(key: jax.Array, h: PyTree, steps: int, *, rate: float) -> PyTr
     rate, steps = _rate(rate, excluding_one=True), checks.integer("steps", steps, 1)
 
     def draw(key, leaf):
-        kept = jax.random.bernoulli(key, 1 - rate, leaf.shape)
+        kept = jax.random.bernoulli(key, 1 - rate, (steps if each_step else 1, *leaf.shape))
         return jnp.broadcast_to(kept.astype(leaf.dtype) / (1 - rate), (steps, *leaf.shape))
 
     return _for_each(draw, key, h)
