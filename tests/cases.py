@@ -28,7 +28,12 @@ STRUCTURED_STACKS = {
 }
 STACKS = STRUCTURED_STACKS | {"stack-reset-before": cells.stack(cells.gru_reset_before(), cells.lstm())}
 SINGLE = STRUCTURED | {"gru-reset-before": cells.gru_reset_before()}
-ALL = SINGLE | STACKS
+NORMALIZED = {
+    "layer-norm-elman": cells.layer_norm_elman(),
+    "layer-norm-lstm": cells.layer_norm_lstm(),
+    "layer-norm-gru": cells.layer_norm_gru(),
+}
+ALL = SINGLE | NORMALIZED | STACKS  # the derivatives of SINGLE and of its stacks are written by hand
 
 D, N = 3, 5
 

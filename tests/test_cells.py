@@ -7,7 +7,7 @@ import pytest
 
 from rnn_jax import cells, initializers, types
 from rnn_jax.cells import activations
-from tests.cases import ALL, SINGLE, D, N, assert_close, example, rounding
+from tests.cases import ALL, SINGLE, STRUCTURED, D, N, assert_close, example, rounding
 
 all_cells = pytest.mark.parametrize("cell", ALL.values(), ids=ALL.keys())
 
@@ -38,11 +38,9 @@ def test_batch_axes_are_vmap(cell, float64):
     assert_close(*both(params, state, xs[0]), rounding(float64))
 
 
-@all_cells
-def test_the_parts_of_a_cell_take_a_whole_sequence_at_once(cell, float64):
-    if not cell.drive:
-        assert cell.layers or cell.step_pullback
-        return
+@pytest.mark.parametrize("name", STRUCTURED)
+def test_the_parts_of_a_cell_take_a_whole_sequence_at_once(name, float64):
+    cell = STRUCTURED[name]
     params, _, xs = example(cell, float64, batch=())
     rows = jnp.stack([cell.drive(params, x) for x in xs])
     assert_close(cell.drive(params, xs), rows, rounding(float64))
