@@ -6,8 +6,8 @@
     spectral    W / σ_max(W)                               by power iteration: the longest singular value is 1
 
 References: Helfrich, Willmott and Ye (2018) for the Cayley map with signs D, without which no W with the eigenvalue −1
-is reached, which is every W of determinant −1; Vorontsov, Trabelsi, Kadoury and Pal (2017), section 2 for the margin;
-Miyato, Kataoka, Koyama and Yoshida (2018), section 2.1 for the last.
+is reached, which is every W of determinant −1; Vorontsov, Trabelsi, Kadoury and Pal (2017), section 2 for the penalty
+and the margin; Miyato, Kataoka, Koyama and Yoshida (2018), sections 2.1 and 2.2 for the last.
 
 An orthogonal W makes a linear network keep the length of every gradient; with tanh the products still shrink by
 diag(f'), and cannot grow. The free parameters are what is trained, W is made of them inside the loss:

@@ -10,7 +10,8 @@ trajectory and through the Jacobians (second derivatives of the step):
 
     loss(params) = task(params) + weight * omega(step, params, state, xs, task_of_states).mean()
 
-`omega_immediate` is the form of the code that the authors of Ω released: squared norms, a derivative for W_hh alone.
+`omega_immediate` is the form that the authors of Ω trained with (their eq. 10, and their code): squared norms, a
+derivative for W_hh alone.
 """
 
 from collections.abc import Callable
@@ -83,7 +84,7 @@ _FLOOR = 1e-10
 def omega_immediate(
     cell: Cell, params: PyTree, state: PyTree, xs: jax.Array, loss: Callable[[PyTree], jax.Array]
 ) -> jax.Array:
-    """Ω as the authors' code has it (github.com/pascanur/trainingRNNs, RNN.py): a mean of squared norms.
+    """Ω as the authors' eq. 10 and code have it (github.com/pascanur/trainingRNNs, RNN.py): a mean of squared norms.
 
         mean over t and sequences with ‖δ_t‖² ≥ 10⁻²⁰ of (‖J_tᵀ δ_t‖² / ‖δ_t‖² − 1)²,    J_tᵀ = … W_hhᵀ diag(f'(z_t))
 

@@ -31,8 +31,8 @@ LOWEST, KEYS = 21, 88
 SEMITONES = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
 PARTS = ["Soprano", "Alto", "Tenor", "Bass"]
 LICENCE = (
-    "The music is in the public domain; the encodings, © 2004 Margaret Greentree, are distributed with permission, and "
-    "commercial use may be restricted (music21, corpus/license.txt)"
+    "The music is in the public domain; the encodings, most of them © 2003 or 2004 Margaret Greentree, are distributed "
+    "with permission, and commercial use may be restricted (the files; music21, corpus/license.txt)"
 )
 JSON_LICENCE = "The music is in the public domain; for the encoding, ask where your file is from"
 
