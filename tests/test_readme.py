@@ -98,6 +98,7 @@ def test_every_function_that_is_named_exists(name):
     assert not attribute or attrgetter(attribute)(home) is not None
 
 
-def test_files_that_are_linked_exist():
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
-        assert (Path(__file__).parent.parent / target).exists(), target
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{page}" for page in PAGES)])
+def test_files_that_are_linked_exist(page):
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", (ROOT / page).read_text()):
+        assert (ROOT / page).parent.joinpath(target).exists(), target
