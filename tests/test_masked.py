@@ -149,8 +149,9 @@ def test_without_a_mask_that_masks_the_cell_is_what_it_was(float64):
     assert_close(jax.tree.map(lambda leaf: leaf[-1], waiting), state, 0)
 
 
-def test_gradients_along_time_come_through_masks_as_jax_has_them(float64):
-    cell = cells.zoneout(cells.recurrent_dropout(LSTM))
+@pytest.mark.parametrize("dropout", [cells.recurrent_dropout, cells.candidate_dropout])
+def test_gradients_along_time_come_through_masks_as_jax_has_them(dropout, float64):
+    cell = cells.zoneout(dropout(LSTM))
     params, state, xs = example(LSTM, float64)
     masks = cells.zoneout_masks(KEY, state, 12, rates=0.3)
     xs = ((xs, cells.dropout_masks(KEY, state.h, 12, rate=0.5)), masks)

@@ -7,9 +7,9 @@
 
 s̃_t is the state that the cell itself would go to. Recurrent dropout is that of Gal and Ghahramani (2016): one mask for
 a whole sequence, in the recurrent product alone, so that what a gate keeps (h of a GRU, c of an LSTM) passes untouched.
-Candidate dropout (Semeniuta, Severyn and Barth 2016) drops of what is written, not of what is read or kept; the authors
-draw one mask for a sequence or one for each step. Zoneout (Krueger et al. 2017) draws anew at each step, for h and c
-apart: where m_t is 1 a gradient passes untouched.
+Candidate dropout (Semeniuta, Severyn and Barth 2016) masks what is written and neither what is read nor what is kept;
+the authors draw one mask for a sequence or one for each step. Zoneout (Krueger et al. 2017) draws anew at each step,
+for h and c apart: where m_t is 1 a gradient passes untouched.
 
 A step is a pure function, so masks are drawn outside, by a key, and travel with the inputs: `xs` is `(xs, masks)`. At
 test time there is no dropout, so use the cell itself; and zoneout uses the mean p of its masks.
