@@ -20,7 +20,7 @@ NETWORKS = {network.name: network for network in cures.networks(TINY)}
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"positions": 0}, "--positions"),
+        ({"length": 9}, "--length"),
         ({"hidden_size": 7}, r"hidden_size is 7; expected an integer in \[8, 4096\]"),
         ({"floor": 1.0}, r"floor is 1.0; expected a number in \(0, 1\)"),
         ({"held_out": 0}, "--held-out"),
@@ -44,21 +44,48 @@ def learned(relative, horizon):
     )
 
 
+def result(relative, horizon):
+    """Networks that are not given a value are like the one without a cure."""
+    return Result({name: learned(relative.get(name, 1.0), horizon.get(name, 5.0)) for name in NETWORKS})
+
+
 def outcomes(relative, horizon):
-    """By the name of each network, others being like the one without a cure."""
-    result = Result({name: learned(relative.get(name, 1.0), horizon.get(name, 5.0)) for name in NETWORKS})
-    return {v.name: v.outcome for v in cures.verdicts(cures.PRESETS["quick"], result)}
+    """By the name of each verdict."""
+    return {v.name: v.outcome for v in cures.verdicts(cures.PRESETS["quick"], result(relative, horizon))}
 
 
 def test_verdicts_follow_from_losses_and_horizons():
-    mended = {cures.OMEGA, "flossing before", "penalty", cures.CAYLEY, cures.MARGIN}
-    found = outcomes({cures.CAYLEY: 0.1}, dict.fromkeys(mended, 15.0))
+    lag = cures.task_of(cures.PRESETS["quick"]).lag
+    mended, learned = dict.fromkeys(cures.SOURCES, lag + 2.0), dict.fromkeys(cures.SOURCES, 0.1)
+    found = outcomes(learned, mended)
     assert set(found.values()) == {verdicts.HOLDS}
-    assert len(found) == 9
+    assert len(found) == 3 + 2 * len(cures.SOURCES)
+    for name in cures.SOURCES:
+        found = outcomes(learned | {name: 0.5}, mended | {name: lag - 2.0})
+        assert found[f"{name}, horizon"] == found[f"{name}, learns"] == verdicts.FAILS
     found = outcomes({}, {})
-    assert verdicts.HOLDS not in found.values()
-    assert found["Cayley learns"] == verdicts.FAILS
-    assert all(found[f"{name}, horizon"] == verdicts.FAILS for name in mended)
+    assert all(
+        found[f"{name}, {what}"] == verdicts.FAILS for name in mended for what in ("horizon", "learns")
+    )
+    assert found["none, stuck"] == verdicts.INCONCLUSIVE  # whatever is measured
+    everywhere = outcomes(learned | {cures.NONE: 0.1}, mended | {cures.NONE: lag + 2.0})
+    assert verdicts.HOLDS not in {everywhere[name] for name in found if "clip" not in name}
+
+
+def test_a_gradient_that_reaches_every_step_is_said_to():
+    config = cures.PRESETS["quick"]
+    steps = cures.task_of(config).length
+    shown = result({cures.OMEGA: 0.1}, {cures.OMEGA: 10.0 * steps})
+    table = cures.table(config, shown, cures.verdicts(config, shown)).splitlines()
+    assert max(map(len, table)) <= 100
+    (row,) = [line for line in table if line.startswith("Ω  ")]
+    assert row.split()[-4:] == [">", f"{steps - 1}"] * 2
+    (row,) = [line for line in table if line.startswith("none")]
+    assert row.split()[-6:] == ["6.0", "±", "0.0"] * 2
+    figure = cures.figures(config, shown)["cures"]
+    _, right = figure.axes
+    triangles = [line for line in right.lines if line.get_marker() == ">" and line.get_xdata().size]
+    assert [list(line.get_xdata()) for line in triangles] == [[steps] * 3] * 2
 
 
 @pytest.fixture(scope="module")
