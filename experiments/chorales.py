@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from experiments import common, learning, style
 from experiments.learning import views
 from experiments.learning.problems import gradient_reach
-from experiments.learning.training import AFTER, BEFORE, Learned, Network, Problem, train_all
+from experiments.learning.training import AFTER, Learned, Network, Problem, train_all
 from experiments.verdicts import Verdict, interval, is_above, is_below, judge, lines
 from rnn_jax import cells, datasets, initializers, losses
 
@@ -219,19 +219,13 @@ def _row(config: Config, result: Result, name: str) -> str:
 
 def figures(config: Config, result: Result) -> Mapping[str, Figure]:
     """Learning curves, and the gradient against lag before and after training."""
+    losses = {name: learned.looks.test for name, learned in result.learned.items()}
     with style.figure(10.2, 3.6) as figure:
         axes = figure.subplots(1, 3)
-        axes[2].sharey(axes[1])
-        for (name, learned), line in zip(result.learned.items(), style.FEW, strict=True):
-            updates = config.chunk * np.arange(learned.looks.test.shape[1])
-            axes[0].plot(updates, learned.looks.test.mean(0), label=name, markevery=0.2, **line)
-            for axis, when in ((axes[1], BEFORE), (axes[2], AFTER)):
-                axis.plot(learned.measured[when].mean(0) / np.log(10), markevery=0.2, **line)
+        views.draw_losses(axes[0], losses, config.chunk)
         axes[0].axhline(result.frequencies, color="0.4", linestyle=":", label="frequencies of the keys")
-        top = 1.3 * result.frequencies
-        axes[0].set(title="learning", xlabel="updates", ylabel="test loss, nats a step", ylim=(None, top))
-        for axis, when in ((axes[1], "before"), (axes[2], "after")):
-            axis.set(title=f"gradient, {when} training", xlabel="lag $n$, quarter notes back from the last")
-        axes[1].set_ylabel(r"$\log_{10} \|\partial L_T / \partial s_{T-n}\|$, relative to $n = 0$")
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+        least = min(loss.min() for loss in losses.values())
+        axes[0].set(ylabel="test loss, nats a step", ylim=(0.95 * least, 1.3 * result.frequencies))
+        views.draw_gradients(axes[1:], result.learned, "quarter notes back from the last")
+        views.legend(figure)
     return {"learning": figure}

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments import style, verdicts
@@ -12,47 +13,54 @@ from experiments.verdicts import Verdict
 from rnn_jax.tasks import Task
 
 LOWEST = -16
-"""Power of ten below which nothing of a gradient is left beside others in float64."""
+"""Power of ten below which nothing of a gradient is left beside others in float64: curves leave the figure there."""
 
 
 def figure(task: Task, learned: Mapping[str, Learned], chunk: int, unit: str) -> Figure:
     """Held-out loss against updates, and the gradient of the last step against lag before and after training."""
     with style.figure(10.2, 3.6) as figure:
         axes = figure.subplots(1, 3)
-        axes[2].sharey(axes[1])
-        for (name, training), line in zip(learned.items(), style.FEW, strict=False):
-            updates = chunk * np.arange(training.looks.loss.shape[1])
-            axes[0].plot(updates, training.looks.loss.mean(0), label=name, markevery=0.2, **line)
-            axes[0].fill_between(
-                updates,
-                training.looks.loss.min(0),
-                training.looks.loss.max(0),
-                color=line["color"],
-                alpha=0.15,
-            )
-            for axis, when in ((axes[1], BEFORE), (axes[2], AFTER)):
-                reach = training.measured[when].mean(0) / np.log(10)
-                axis.plot(np.where(reach < LOWEST, np.nan, reach), markevery=0.2, **line)
+        draw_losses(axes[0], {name: training.looks.loss for name, training in learned.items()}, chunk)
         axes[0].axhline(task.baseline, color="0.4", linestyle=":", label="without memory")
-        axes[0].set(
-            title="learning (range over seeds)",
-            xlabel="updates",
-            ylabel=f"held-out loss, {unit}",
-            yscale="log",
-        )
-        for axis, when in ((axes[1], "before"), (axes[2], "after")):
+        axes[0].set(ylabel=f"held-out loss, {unit}", yscale="log", ylim=(None, 5 * task.baseline))
+        draw_gradients(axes[1:], learned, "steps back from the last")
+        for axis in axes[1:]:
             axis.axvline(task.lag, color="0.4", linewidth=0.8, label="lag that the task asks for")
-            axis.set(
-                title=f"gradient, {when} training",
-                xlabel="lag $n$, steps back from the last",
-                ylabel=r"$\log_{10} \|\partial L_T / \partial s_{T-n}\|$, relative to $n = 0$",
-            )
-        handles = {}
-        for axis in axes:
-            for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
-                handles.setdefault(label, handle)
-        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles))
+        legend(figure)
     return figure
+
+
+def draw_losses(axis: Axes, losses: Mapping[str, np.ndarray], chunk: int) -> None:
+    """Losses `(R, U/chunk + 1)` against updates: means and ranges over seeds."""
+    for (name, loss), line in zip(losses.items(), style.FEW, strict=False):
+        updates = chunk * np.arange(loss.shape[1])
+        axis.plot(updates, loss.mean(0), label=name, markevery=0.2, **line)
+        axis.fill_between(updates, loss.min(0), loss.max(0), color=line["color"], alpha=0.15, linewidth=0)
+    axis.set(title="learning (mean and range over seeds)", xlabel="updates")
+
+
+def draw_gradients(axes: Sequence[Axes], learned: Mapping[str, Learned], back: str) -> None:
+    """The gradient against lag, mean of logarithms over seeds: on one axis before training, on the other after it."""
+    axes[1].sharey(axes[0])
+    lowest = 0.0
+    for axis, when, title in zip(axes, (BEFORE, AFTER), ("before", "after"), strict=True):
+        for training, line in zip(learned.values(), style.FEW, strict=False):
+            reach = training.measured[when].mean(0) / np.log(10)
+            lowest = min(lowest, reach.min())
+            axis.plot(reach, markevery=0.2, **line)
+        axis.set(title=f"gradient, {title} training", xlabel=f"lag $n$, {back}")
+    if lowest < LOWEST:
+        axes[0].set_ylim(bottom=LOWEST)
+    axes[0].set_ylabel(r"$\log_{10} \|\partial L_T / \partial s_{T-n}\|$, relative to $n = 0$")
+
+
+def legend(figure: Figure) -> None:
+    """One for all axes, below them."""
+    handles = {}
+    for axis in figure.axes:
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles))
 
 
 def table(task: Task, learned: Mapping[str, Learned], chunk: int, judged: list[Verdict]) -> str:
