@@ -56,7 +56,7 @@ SOURCES = {
 
 LONGEST = 0.3
 """‖δ_t‖ to which it is clipped along time, if the loss of every sequence counts once; δ_T is about 1."""
-OMEGA_WEIGHT = 0.1
+OMEGA_WEIGHT = 1.0
 FLOSSING_WEIGHT = 1.0
 PENALTY_WEIGHT = 0.1
 EXPONENTS = 8
@@ -75,7 +75,7 @@ class Config(learning.TaskConfig):
 
     hidden_size: int = 64
     """N, hidden units of every network."""
-    updates: int = 1500
+    updates: int = 2000
     """Optimiser updates of each run."""
     clip_norm: float = 1e5
     """Global norm to which all gradients are clipped: none is that long. (One of the cures clips to 1.)"""

@@ -88,7 +88,7 @@ def _rows(task: Task, learned: Mapping[str, Learned], chunk: int) -> list[str]:
             f"{relative(task, training).mean():.3f}",
             f"{training.looks.wrong[:, -1].mean():.2f}",
             _solved(task, training, chunk),
-            f"{-reach_at_lag(task, training, BEFORE).mean():.1f}",
+            f"{-reach_at_lag(task, training, BEFORE).mean():z.1f}",
         )
         for name, training in learned.items()
     ]
