@@ -247,9 +247,10 @@ def _to_margin(problem, params, key):
 
 
 def _from_margin(trained):
-    (params, form, p, v), out = trained
-    w_hh = constraints.margin(constraints.cayley(*form), p, constraints.cayley(v), WIDTH)
-    return params._replace(w_hh=w_hh), out
+    (params, (free, signs), p, v), out = trained
+    # One batched solve: two at a time, each over the seeds, have waited for each other for ever on two cores.
+    u, v = constraints.cayley(jnp.stack([free, v]), jnp.stack([signs, jnp.ones_like(signs)]))
+    return params._replace(w_hh=constraints.margin(u, p, v, WIDTH)), out
 
 
 def _normalised(trained):
