@@ -52,7 +52,7 @@ PRESETS = {
     "full": Config(seeds=5, length=400, updates=20_000, chunk=500),
     "tiny": Config(seeds=2, length=6, hidden_size=6, updates=4, chunk=2, batch_size=4, held_out=4),
 }
-"""quick: minutes on two cores; full: hours; tiny, for tests: what it measures means nothing."""
+"""quick: minutes on two cores; full: three to four hours of processor time; tiny, for tests, measures nothing."""
 
 NETWORKS = (
     Network(IDENTITY, cells.elman(jax.nn.relu), {"recurrent": initializers.identity()}),

@@ -52,7 +52,7 @@ PRESETS = {
     "full": Config(seeds=5, delay=100, updates=10_000, chunk=500, batch_size=64),
     "tiny": Config(seeds=2, delay=3, hidden_size=6, updates=4, chunk=2, batch_size=4, held_out=4),
 }
-"""quick: minutes on two cores; full: hours; tiny, for tests: what it measures means nothing."""
+"""quick: minutes on two cores; full: about an hour of processor time; tiny, for tests, measures nothing."""
 
 NETWORKS = (
     Network(ORTHOGONAL, cells.elman(cells.identity), {"recurrent": initializers.orthogonal()}),

@@ -4,7 +4,7 @@ A tanh network whose steps contract (gain 0.5) is to say at the end which of two
 cannot (temporal order, on which Pascanu, Mikolov and Bengio 2013 tried Ω): its gradient has vanished on the way. The
 cures of the library are applied to it, one at a time, and gated cells stand beside it: loss, and effective horizon, the
 lag at which a gradient is a thousandth, before training and after it. Clipping, the spectral norm, masks and layer
-normalisation are for other ills: they show what it looks like if nothing is mended.
+normalisation are meant for other ills, and stand there to compare with.
 """
 
 import dataclasses
@@ -109,7 +109,7 @@ PRESETS = {
     "full": Config(seeds=8, hidden_size=128, length=50, updates=10_000, chunk=500),
     "tiny": Config(seeds=2, length=10, hidden_size=9, updates=2, chunk=1, batch_size=2, held_out=2),
 }
-"""quick: minutes on two cores; full: hours; tiny, for tests: what it measures means nothing."""
+"""quick: minutes on two cores; full: hours; tiny, for tests, measures nothing."""
 
 
 def task_of(config: Config) -> tasks.Task:
