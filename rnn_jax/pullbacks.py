@@ -21,18 +21,20 @@ from rnn_jax.types import Cell, PyTree, accumulator, as_step, is_structured, lay
 
 
 class Chunk(NamedTuple):
-    """The steps of a chunk: arrays along time that begin with it or before. Read step by step, they are not copied.
+    """The steps of a chunk: arrays along time that begin with it or before, which the loop reads where they are.
 
     Attributes:
       before: the state before the first entry of `states`.
       states: s_t, leaves with a leading time axis.
-      gates: a_t, None in place of what the pullback does not read; None alone for gates that are to be formed again.
+      has_gates: whether `gates` are kept; else they are formed again.
+      gates: a_t, None in place of what the pullback does not read.
       start: the entry of the chunk's first step.
       size: C, the steps of the chunk.
     """
 
     before: PyTree
     states: PyTree
+    has_gates: bool
     gates: PyTree
     start: Any
     size: int
@@ -42,7 +44,7 @@ class Chunk(NamedTuple):
         return row(self.states, self.start + j)
 
     def previous(self, j):
-        """s_{t−1} of step j."""
+        """s_{t−1} of step j: the entry before, but for the first of all."""
         entry = self.start + j
         found = row(self.states, jnp.maximum(entry - 1, 0))
         return jax.tree.map(lambda before, leaf: jnp.where(entry == 0, before, leaf), self.before, found)
@@ -57,7 +59,7 @@ class Chunk(NamedTuple):
 
     def layer(self, level: int) -> "Chunk":
         """That of one layer of a stack."""
-        gates = None if self.gates is None else self.gates[level]
+        gates = self.gates[level] if self.has_gates else None
         return self._replace(before=self.before[level], states=self.states[level], gates=gates)
 
 
@@ -80,7 +82,7 @@ def of_chunk(cell, params: PyTree, xs: PyTree, chunk: Chunk) -> Pullbacks:
     >>> cell = cells.elman(cells.identity)
     >>> params = cells.ElmanParams(w_hh=jnp.array([[0.5]]), w_xh=jnp.array([[3.0]]), b_h=jnp.zeros(1))
     >>> steps = jnp.ones((4, 1))
-    >>> made = of_chunk(cell, params, steps, Chunk(jnp.ones(1), steps, None, start=0, size=4))
+    >>> made = of_chunk(cell, params, steps, Chunk(jnp.ones(1), steps, False, None, start=0, size=4))
     >>> ds, collected = made.pullback(0, jnp.ones(1))
     >>> ds, made.finish(jnp.stack([collected] * 4))[1].T
     (Array([0.5], dtype=float32), Array([[3., 3., 3., 3.]], dtype=float32))
@@ -97,11 +99,9 @@ def _structured_derivatives(cell, params, xs, chunk) -> Pullbacks:
     before = chunk.all_previous()
     h_previous = cell.emit(before)
     again = partial(step_and_gates, cell, params)
-    gates, start = chunk.gates, chunk.start
-    if gates is None:
-        gates, start = again(before, xs)[1], 0
+    gates, start = (chunk.gates, chunk.start) if chunk.has_gates else (again(before, xs)[1], 0)
     # What is not read is not kept; but a pullback may ask for its shape.
-    _, like = jax.eval_shape(again, jax.tree.map(lambda leaf: leaf[0], before), xs[0])
+    _, like = jax.eval_shape(again, chunk.previous(0), xs[0])
     unread = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
 
     _, recur_pullback = cell.loop_products(params, math.prod(h_previous.shape[1:-1]))

@@ -189,19 +189,7 @@ def lyapunov_from_jacobians(
     stack = products.check_stack(jacobians)
 
     def advance(state, jacobian, frame):
-        with jax.default_matmul_precision("highest"):
-            product = jacobian @ frame
-
-        def scaled():
-            # Half of what J is away from 1 is taken out, of the frame: it is smaller than J.
-            half = products.rescale(jacobian).exponent // 2
-            with jax.default_matmul_precision("highest"):
-                return jacobian @ products.times_power_of_two(frame, -half), half
-
-        # Next to the ends of the range the products of entries are out of it; to look at J itself, each time, would
-        # take as long as a product with a few columns.
-        in_range = _everywhere(_well_within_range(product))
-        return state, *lax.cond(in_range, lambda: (product, jnp.zeros((), jnp.int32)), scaled)
+        return state, *_push(jacobian, frame)
 
     settings = _Settings(k, 0, align, every, blocks, segments, accuracy, key)
     return _lyapunov(advance, lambda state, xs: state, (), stack, stack[0, 0], settings, resume)
@@ -441,10 +429,42 @@ def _at_once_if_resolved(
     return reached._replace(pause=pause, penalty=penalty)
 
 
+@jax.custom_jvp
+def _push(jacobian: jax.Array, frame: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """J Q 2^−e and e, which is 0 unless the product comes near the ends of the range.
+
+    There the products of entries are out of it, and half of what J is away from 1 is taken out, of the frame: it is
+    smaller than J. To look at J itself, each time, would take as long as a product with a few columns.
+    """
+    product = _matmul(jacobian, frame)
+
+    def scaled():
+        half = products.rescale(jacobian).exponent // 2
+        return _matmul(jacobian, products.times_power_of_two(frame, -half)), half
+
+    in_range = _everywhere(_well_within_range(product))
+    return lax.cond(in_range, lambda: (product, jnp.zeros((), jnp.int32)), scaled)
+
+
+@_push.defjvp
+def _push_jvp(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
+    """Outside of the branch, which would keep what both its sides need, for every step."""
+    (jacobian, frame), (d_jacobian, d_frame) = primals, tangents
+    product, half = _push(jacobian, frame)
+    frame, d_frame = (products.times_power_of_two(each, -half) for each in (frame, d_frame))
+    d_product = _matmul(d_jacobian, frame) + _matmul(jacobian, d_frame)
+    return (product, half), (d_product, np.zeros(half.shape, jax.dtypes.float0))
+
+
+def _matmul(a: jax.Array, b: jax.Array) -> jax.Array:
+    with jax.default_matmul_precision("highest"):
+        return a @ b
+
+
 def _well_within_range(x: jax.Array) -> jax.Array:
     """Whether max |x| is so far from under- and overflow that neither took a digit of it."""
     info = jnp.finfo(x.dtype)
-    largest = jnp.abs(lax.stop_gradient(x)).max()
+    largest = jnp.abs(x).max()
     return (largest > info.tiny / info.eps) & (largest < info.max * info.eps)
 
 

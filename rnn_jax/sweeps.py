@@ -337,6 +337,8 @@ def _backward(plan, operands, lengths, kept):
     valid, xs, cotangents = _in_order(plan, (unrolling.valid(xs, lengths), xs, cotangents))
     starts, padding = _starts(plan, steps)
 
+    # What is kept is read in place. Cotangents are cut: where they are constant, a chunk's are, and XLA would make all
+    # of them anew for every chunk.
     def chunk(carry, k):
         carried, sums = carry
         start = jnp.maximum(k * plan.chunk - padding, 0)
@@ -344,16 +346,12 @@ def _backward(plan, operands, lengths, kept):
         mask = cut(valid)
         x = unrolling.where_valid(mask, cut(xs), jax.tree.map(jnp.zeros_like, cut(xs)))
         steps_of_chunk = _steps_of_chunk(plan, params, state, kept, x, mask, k, start)
-        own = None
+        dL_ds = cut(cotangents)
         if padding:
             own = (k > 0) | (jnp.arange(plan.chunk) < plan.chunk - padding)
+            dL_ds = unrolling.where_valid(own, dL_ds, jax.tree.map(jnp.zeros_like, dL_ds))
             mask = own if mask is None else mask & own.reshape(-1, *[1] * (mask.ndim - 1))
-
-        def immediate(j):
-            found = pullbacks.row(cotangents, start + j)
-            return found if own is None else jax.tree.map(lambda leaf: jnp.where(own[j], leaf, 0), found)
-
-        swept = _sweep(plan.cell, params, x, steps_of_chunk, mask, immediate, carried)
+        swept = _sweep(plan.cell, params, x, steps_of_chunk, mask, dL_ds, carried)
         outputs = (swept.xs if plan.want_xs else None, swept.carried if plan.want_deltas else None)
         return (swept.state, pullbacks.add(sums, swept.params)), outputs
 
@@ -398,10 +396,10 @@ def _plain(plan, operands, lengths):
 
 def _steps_of_chunk(plan, params, state, kept, x, mask, k, start) -> pullbacks.Chunk:
     if plan.store != "checkpoints":
-        return pullbacks.Chunk(state, kept.states, kept.gates, start, plan.chunk)
+        return pullbacks.Chunk(state, kept.states, plan.store == "gates", kept.gates, start, plan.chunk)
     before = pullbacks.row(kept.checkpoints, k)
     states, gates = _layered(plan.cell, True, plan.chunk, params, before, x, mask)
-    return pullbacks.Chunk(before, states, gates, 0, plan.chunk)
+    return pullbacks.Chunk(before, states, True, gates, 0, plan.chunk)
 
 
 def _joined(padding: int, chunks: jax.Array) -> jax.Array:
@@ -413,10 +411,10 @@ def _joined(padding: int, chunks: jax.Array) -> jax.Array:
     return jnp.concatenate([joined[: size - padding], joined[size:]])
 
 
-def _sweep(cell, params, xs, chunk, mask, immediate, carried) -> Swept:
-    """One chunk of a cell, or of a stack from its top layer down; `immediate(j)` is ∂L/∂s_t of its step j."""
+def _sweep(cell, params, xs, chunk, mask, cotangents, carried) -> Swept:
+    """One chunk of a cell, or of a stack from its top layer down."""
     if not layers_of(cell):
-        return _sweep_layer(cell, params, xs, chunk, mask, immediate, carried)
+        return _sweep_layer(cell, params, xs, chunk, mask, cotangents, carried)
     swept: list[Swept] = []
     from_above = None
     for level in reversed(range(len(cell.layers))):
@@ -428,7 +426,7 @@ def _sweep(cell, params, xs, chunk, mask, immediate, carried) -> Swept:
             xs if below is None else below.emit(states_below),
             chunk.layer(level),
             mask,
-            partial(_of_layer, immediate, from_above, level),
+            pullbacks.add(from_above, None if cotangents is None else cotangents[level]),
             carried[level],
         )
         swept.insert(0, layer)
@@ -438,24 +436,18 @@ def _sweep(cell, params, xs, chunk, mask, immediate, carried) -> Swept:
     return layers._replace(xs=swept[0].xs)
 
 
-def _of_layer(immediate, from_above, level, j):
-    """∂L/∂s_t of one layer, with what reaches it from the layer above within the step."""
-    found = immediate(j)
-    return pullbacks.add(pullbacks.row(from_above, j), None if found is None else found[level])
-
-
-def _sweep_layer(cell, params, xs, chunk, mask, immediate, carried) -> Swept:
+def _sweep_layer(cell, params, xs, chunk, mask, cotangents, carried) -> Swept:
     local = pullbacks.of_chunk(cell, params, xs, chunk)
 
     def one_step(carried, inputs):
-        j, mask = inputs
-        delta = pullbacks.add(carried, immediate(j))
+        j, cotangent, mask = inputs
+        delta = pullbacks.add(carried, cotangent)
         # Past the end of a sequence the state was copied: δ passes unchanged, and nothing reaches θ and x_t.
         reaching = unrolling.where_valid(mask, delta, jax.tree.map(jnp.zeros_like, delta))
         passed, collected = local.pullback(j, reaching)
         return unrolling.where_valid(mask, passed, delta), (carried, collected)
 
-    inputs = (np.arange(chunk.size), mask)
+    inputs = (np.arange(chunk.size), cotangents, mask)
     d_state, (carried, collected) = lax.scan(one_step, carried, inputs, reverse=True)
     sums, d_xs = local.finish(collected)
     return Swept(sums, d_state, d_xs, carried)

@@ -203,6 +203,8 @@ def test_the_same_cell_gives_the_same_wrapped_cell_so_that_nothing_is_traced_aga
             r"needs cells.lstm\(\), .* got another Cell",
         ),  # has a leaky layer
         (lambda: cells.candidate_dropout(GRU.step), "got another function"),
+        (lambda: cells.candidate_dropout(cells.zoneout(LSTM)), r"zoneout\(candidate_dropout\(cell\)\)"),
+        (lambda: cells.candidate_dropout(cells.candidate_dropout(GRU)), "got another Cell"),
         (
             lambda: cells.candidate_dropout(clipping.clip_along_time(GRU, 1.0)),
             "got a cell of clip_along_time",

@@ -462,6 +462,12 @@ class TestSingularSteps:
         assert np.isneginf(result.values).all()
         assert (np.asarray(result.upper_bounds) > np.array([0, np.log(0.25), -np.inf])).all()
 
+    def test_a_gradient_of_a_few_exponents_copies_no_jacobians(self):
+        stack = jnp.asarray(np.random.default_rng(0).normal(size=(100, 32, 32)).astype(np.float32))
+        total = lambda stack: spectrum.lyapunov_from_jacobians(stack, k=2, align=0).values.sum()
+        memory = jax.jit(jax.grad(total)).lower(stack).compile().memory_analysis()
+        assert memory.temp_size_in_bytes < stack.nbytes / 2
+
     @pytest.mark.parametrize("end", ["small", "large"])
     def test_factors_next_to_the_ends_of_the_range(self, end, dtype):
         # Entries in [½, 1) times 2^−998 ~ 10^−300 (2^−102 ~ 10^−31 in float32), or whose sum of two overflows.

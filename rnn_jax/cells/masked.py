@@ -75,10 +75,12 @@ def candidate_dropout(cell: Cell) -> Cell:
     (5, 2, 8)
     """
     checks.unclipped("candidate_dropout()", cell)
-    if not isinstance(cell, Cell) or not (cell.layers or cell.init in (lstm().init, gru().init)):
+    known = isinstance(cell, Cell) and cell.gates is not None and cell.init in (lstm().init, gru().init)
+    if not known and not (isinstance(cell, Cell) and cell.layers):
         raise ValueError(
             "candidate_dropout() needs cells.lstm(), cells.gru() or a stack of these, whose gates say how much is kept "
-            f"and how much written; got another {type(cell).__name__}. In a step of your own multiply what it writes."
+            f"and how much written; got another {type(cell).__name__}. In a step of your own multiply what it writes; "
+            "zoneout goes around it: zoneout(candidate_dropout(cell))."
         )
     return _dropped(cell, candidate_dropout, _gates_with_masked_candidate)
 
@@ -110,14 +112,14 @@ def _gates_with_masked_candidate(cell, params, h, x, mask) -> PyTree:
 
 
 def dropout_masks(key: jax.Array, h: PyTree, steps: int, *, rate: float, each_step: bool = False) -> PyTree:
-    """One mask for each sequence, the same at every step: entries 0 with probability p, else 1/(1 − p).
+    """One mask for each sequence, or one for each of its steps: entries 0 with probability p, else 1/(1 − p).
 
     Args:
       key: a `jax.random.key`.
       h: `cell.emit(state)`, `(*B, N)`, for its shape and dtype; for a stack a tuple, what each layer emits.
       steps: T.
       rate: p, in [0, 1).
-      each_step: a new mask at every step instead.
+      each_step: a new mask at every step; otherwise it is the same at all of them.
 
     Returns:
       The tree of h, leaves `(T, *B, N)`.
