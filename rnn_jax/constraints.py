@@ -50,6 +50,9 @@ def cayley(free: jax.Array, signs: jax.Array | None = None) -> jax.Array:
     Returns:
       W, `(…, N, N)`.
 
+    On a CPU, stack what is to be solved under `vmap` and call this once: two batched solves of jaxlib that run side by
+    side have been seen to wait for each other for ever, on two cores.
+
     >>> cayley(jnp.array([[0.0, 1.0], [0.0, 0.0]]))  # a quarter turn
     Array([[ 0., -1.],
            [ 1.,  0.]], dtype=float32)
