@@ -65,7 +65,7 @@ PRESETS = {
     "full": Config(seeds=10, hidden_size=200, updates=3000, chunk=100),
     "tiny": Config(seeds=2, hidden_size=4, updates=4, chunk=2, batch_size=2, measured_steps=4),
 }
-"""quick: minutes on two cores; full: not timed yet; tiny, for tests, measures nothing."""
+"""quick: minutes on two cores; full: two to three hours of processor time; tiny, for tests, measures nothing."""
 
 
 class Look(NamedTuple):

@@ -109,7 +109,7 @@ PRESETS = {
     "full": Config(seeds=8, hidden_size=128, length=50, updates=10_000, chunk=500),
     "tiny": Config(seeds=2, length=10, hidden_size=9, updates=2, chunk=1, batch_size=2, held_out=2),
 }
-"""quick: a quarter of an hour of processor time; full: not timed yet; tiny, for tests, measures nothing."""
+"""quick: a quarter of an hour of processor time; full: about five hours of it; tiny, for tests, measures nothing."""
 
 
 def task_of(config: Config) -> tasks.Task:
