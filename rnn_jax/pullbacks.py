@@ -96,10 +96,10 @@ def of_chunk(cell, params: PyTree, xs: PyTree, chunk: Chunk) -> Pullbacks:
 
 def _structured_derivatives(cell, params, xs, chunk) -> Pullbacks:
     """J_tᵀ δ = ∂update/∂sᵀ δ + ∂emit/∂sᵀ Rᵀ ∂update/∂rᵀ δ, every derivative by hand."""
-    before = chunk.all_previous()
-    h_previous = cell.emit(before)
+    previous = chunk.all_previous()
+    h_previous = cell.emit(previous)
     again = partial(step_and_gates, cell, params)
-    gates, start = (chunk.gates, chunk.start) if chunk.has_gates else (again(before, xs)[1], 0)
+    gates, start = (chunk.gates, chunk.start) if chunk.has_gates else (again(previous, xs)[1], 0)
     # What is not read is not kept; but a pullback may ask for its shape.
     _, like = jax.eval_shape(again, chunk.previous(0), xs[0])
     unread = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
@@ -107,10 +107,10 @@ def _structured_derivatives(cell, params, xs, chunk) -> Pullbacks:
     _, recur_pullback = cell.loop_products(params, math.prod(h_previous.shape[1:-1]))
 
     def pullback(j, delta):
-        previous = chunk.previous(j)
-        ds, du, dr = cell.pullback(previous, _merged(row(gates, start + j), unread), chunk.state(j), delta)
+        s_previous, a = chunk.previous(j), _merged(row(gates, start + j), unread)
+        ds, du, dr = cell.pullback(s_previous, a, chunk.state(j), delta)
         dh = recur_pullback(dr)
-        return add(ds, pull_emit(cell, previous, dh)), du if du is dr else (du, dr)
+        return add(ds, pull_emit(cell, s_previous, dh)), du if du is dr else (du, dr)
 
     def finish(collected):
         du, dr = collected if isinstance(collected, tuple) else (collected, collected)

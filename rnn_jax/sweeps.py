@@ -395,6 +395,7 @@ def _plain(plan, operands, lengths):
 
 
 def _steps_of_chunk(plan, params, state, kept, x, mask, k, start) -> pullbacks.Chunk:
+    """What the loop over the steps of a chunk reads: what is kept, or made again from a checkpoint."""
     if plan.store != "checkpoints":
         return pullbacks.Chunk(state, kept.states, plan.store == "gates", kept.gates, start, plan.chunk)
     before = pullbacks.row(kept.checkpoints, k)
