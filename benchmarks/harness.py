@@ -61,20 +61,30 @@ def compile_cold(function: Callable, *arguments: Any) -> Compiled:
     )
 
 
-def interleave(calls: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every call in every round, the contenders in turn.
+SETTLING_SECONDS = 0.02
 
-    A first round is not counted: it touches the memory that the others find ready.
-    """
+
+def interleave(calls: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of every call in every round, the contenders in turn, each of them settled first."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for number in range(rounds + 1):
+    for _ in range(rounds):
         for name, call in calls.items():
+            _settle(call)
             start = time.perf_counter()
             jax.block_until_ready(call())
-            elapsed = time.perf_counter() - start
-            if number:
-                seconds[name].append(elapsed)
+            seconds[name].append(time.perf_counter() - start)
     return seconds
+
+
+def _settle(call: Callable[[], Any]) -> None:
+    """Run untimed, once or more: what the contender before has left would count against the next, in every round.
+
+    That is threads that still spin, caches full of its own, and memory given back.
+    """
+    start = time.perf_counter()
+    jax.block_until_ready(call())
+    while time.perf_counter() - start < SETTLING_SECONDS:
+        jax.block_until_ready(call())
 
 
 QUANTILES = {"min": 0.0, "lower_quartile": 0.25, "median": 0.5, "upper_quartile": 0.75}

@@ -45,6 +45,13 @@ SHAPES = {
 FEW = {name: SHAPES[name] for name in ("S1", "S3", "S6")}
 """Small, wide and unbatched."""
 
+EXTREMES = {
+    "E1": Shape(B=32, T=200, N=64, D=1024),  # many more inputs than units
+    "E2": Shape(B=1, T=500, N=32, D=512),  # the same, one stream
+    "E3": Shape(B=64, T=200, N=4, D=2),  # a handful of units
+    "E4": Shape(B=1, T=1000, N=4, D=2),  # the same, one stream
+}
+
 CELLS = {"tanh": cells.elman(), "gru": cells.gru(), "lstm": cells.lstm()}
 GATES = {"tanh": 1, "gru": 3, "lstm": 4}
 

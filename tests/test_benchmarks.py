@@ -222,11 +222,21 @@ def test_a_peer_that_cannot_run_on_the_device_is_skipped_with_its_reason(tiny, t
     assert run_in(tmp_path)["skipped"] == {"flax.linen": "not on this device"}
 
 
-def test_contenders_take_turns_after_one_round_that_is_not_counted():
+def test_contenders_take_turns_and_each_runs_untimed_before_it_is_timed(monkeypatch):
+    monkeypatch.setattr(harness, "SETTLING_SECONDS", 0.0)
     turns = []
     seconds = harness.interleave({name: lambda name=name: turns.append(name) for name in "ABC"}, rounds=3)
-    assert "".join(turns) == "ABC" * 4
+    assert "".join(turns) == "AABBCC" * 3
     assert [len(times) for times in seconds.values()] == [3, 3, 3]
+
+
+def test_what_takes_less_than_the_settling_time_is_repeated_until_it_is_over(monkeypatch):
+    now = iter(range(1000))  # each look at the clock is a second later
+    monkeypatch.setattr(harness.time, "perf_counter", lambda: float(next(now)))
+    monkeypatch.setattr(harness, "SETTLING_SECONDS", 5.0)
+    turns = []
+    assert harness.interleave({"A": lambda: turns.append("A")}, rounds=1) == {"A": [1.0]}
+    assert len(turns) == 5 + 1
 
 
 def test_a_ratio_is_taken_within_a_round():
@@ -238,7 +248,7 @@ def test_a_ratio_is_taken_within_a_round():
 FIVE = [1.0] * 5
 
 
-def case_with(ours, **theirs):
+def case_with(ours, shape="S1", **theirs):
     """A case of made-up seconds; two products in the loop of the others."""
 
     def measured(seconds, count):
@@ -249,7 +259,7 @@ def case_with(ours, **theirs):
         }
 
     contenders = {name: measured(seconds, 2) for name, seconds in theirs.items()}
-    return {"cell": "lstm", "contenders": {"hand-written": measured(ours, 0), **contenders}}
+    return {"shape": shape, "cell": "lstm", "contenders": {"hand-written": measured(ours, 0), **contenders}}
 
 
 def verdicts_of(*cases, rounds=5):
@@ -272,6 +282,19 @@ def test_the_best_peer_at_each_shape_counts_and_torch_is_judged_apart():
         f"{BEST}, geometric mean": (pytest.approx(2.0), "holds"),
         f"{BEST}, the least": (1.0, "fails"),
         TORCH: (pytest.approx(4.0), "holds"),
+    }
+
+
+def test_extreme_shapes_are_judged_apart():
+    found = verdicts_of(
+        case_with(FIVE, autodiff=FIVE, **{"flax.linen": [2.0] * 5}),
+        case_with(FIVE, shape="E4", autodiff=FIVE, **{"flax.linen": [0.5] * 5}),
+    )
+    assert found == {
+        LOOP: (0, "holds"),
+        f"{BEST}, geometric mean": (pytest.approx(2.0), "holds"),
+        f"{BEST}, the least": (2.0, "holds"),
+        f"{BEST}, the least of the extremes": (0.5, "fails"),
     }
 
 

@@ -26,15 +26,16 @@ from jax.typing import DTypeLike
 from rnn_jax import checks, initializers
 from rnn_jax.cells.structure import (
     add_bias,
-    bias_gradient,
+    augmented,
     check_parameters,
     drive,
     emit_hidden,
     emit_hidden_pullback,
     gates_together,
     hidden_state,
+    like,
     loop_products,
-    params_sums,
+    outer_products,
     project,
     recur,
     sizes,
@@ -102,9 +103,16 @@ def _loop_products(params: GRUParams, rows: int) -> tuple[Callable, Callable]:
     return lambda h: add_bias(product(h), bias), pullback
 
 
-def _params_sums(params: GRUParams, x, h, du, dr) -> GRUParams:
-    shared = params_sums(params, x, h, du, dr)
-    return shared._replace(b_hn=bias_gradient(dr, params.b_h)[2])
+def _params_sums(params: GRUParams, x, h, du, dr) -> tuple[jax.Array, jax.Array]:
+    """Σ (h, 1) drᵀ and Σ (x, 1) duᵀ."""
+    del params
+    return outer_products(augmented(h), dr), outer_products(augmented(x), du)
+
+
+def _params_gradient(params: GRUParams, sums: tuple[jax.Array, jax.Array]) -> GRUParams:
+    of_r, of_u = sums
+    n, d = params.w_hh.shape[-1], params.w_xh.shape[-1]
+    return like(params, of_r[:n], of_u[:d], of_u[d], of_r[n, 2 * n :])
 
 
 class _Gates(NamedTuple):
@@ -156,6 +164,7 @@ def gru() -> Cell:
         recur=_recur,
         loop_products=_loop_products,
         params_sums=_params_sums,
+        params_gradient=_params_gradient,
         update=_update,
         pullback=_pullback,
     )
