@@ -37,8 +37,8 @@ from rnn_jax.types import Cell, PyTree, Step, as_step, is_structured, layers_of,
 STORES = ("gates", "states", "checkpoints")
 
 # Steps × batch of a chunk: enough rows for the products over a chunk to run at full speed, few enough to stay in a
-# cache. Where memory is what counts, fewer, and a small part of the sequence.
-_ROWS = {"gates": 512, "states": 256}
+# cache. Where memory is what counts, a small part of the sequence.
+_ROWS = 512
 _LEAST_CHUNKS = {"gates": 1, "states": 32}
 _LEAST_STEPS = 4  # with fewer, summing a chunk's share into the weight gradients would be a step's work
 
@@ -134,7 +134,7 @@ def plan(
     else:
         # For a bare step this takes all but the last axis of its state for a batch: a guess at its size, no more.
         rows = max(1, math.prod(jax.tree.leaves(state)[0].shape[:-1]))
-        chunk = min(steps // _LEAST_CHUNKS[store], _ROWS[store] // rows)
+        chunk = min(steps // _LEAST_CHUNKS[store], _ROWS // rows)
         chunk = min(steps, max(_LEAST_STEPS, chunk))
     return Plan(cell, store, reverse, _divisor_near(steps, chunk))
 
@@ -198,18 +198,14 @@ def forward_final(plan: Plan, params: PyTree, state: PyTree, xs: PyTree, lengths
         return jax.tree.map(lambda leaf: leaf[0 if plan.reverse else -1], states), kept
     inputs = _in_order(plan, (xs, unrolling.valid(xs, lengths)))
     starts, padding = _starts(plan, checks.sequence_length(xs))
-    first = plan.chunk - padding
 
-    def chunk(state, inputs):
-        body = unrolling.body_of(as_step(plan.cell), params)
-        new, _ = lax.scan(lambda s, inputs: (body(s, inputs), None), state, inputs)
-        return new, state
+    def chunk(before, start, steps=plan.chunk):
+        x, mask = pullbacks.rows(inputs, start, steps)
+        states, _ = _layered(plan.cell, False, steps, params, before, x, mask)
+        return jax.tree.map(lambda leaf: leaf[-1], states), before
 
-    after, _ = chunk(state, jax.tree.map(lambda leaf: leaf[:first], inputs))
-    rest = jax.tree.map(
-        lambda leaf: leaf[first:].reshape(len(starts) - 1, plan.chunk, *leaf.shape[1:]), inputs
-    )
-    last, before = lax.scan(chunk, after, rest)
+    after, _ = chunk(state, 0, plan.chunk - padding)
+    last, before = lax.scan(chunk, after, starts[1:])
     return last, Kept(None, None, unrolling.with_initial(state, before))
 
 
@@ -265,12 +261,13 @@ def _structured_layer(cell, keep_gates, chunk, params, state, xs, valid):
 
         def step(carry, inputs):
             s, written = carry
-            t, u, mask = inputs
-            a = cell.gates(u, recur(cell.emit(s)))
+            j, mask = inputs
+            h = cell.emit(s)
+            a = cell.gates(_row_gate_by_gate(u, j) if u.ndim > h.ndim + 1 else u[j], recur(h))
             s = unrolling.where_valid(mask, cell.update(s, a), s)
-            return (s, pullbacks.write(written, t, (s, keep(a)))), None
+            return (s, pullbacks.write(written, start + j, (s, keep(a)))), None
 
-        (_, written), _ = lax.scan(step, (first, written), (start + np.arange(chunk), u, mask))
+        (_, written), _ = lax.scan(step, (first, written), (np.arange(chunk), mask))
         return written, None
 
     new, a = jax.eval_shape(partial(pullbacks.step_and_gates, cell), params, state, xs[0])
@@ -283,6 +280,17 @@ def _structured_layer(cell, keep_gates, chunk, params, state, xs, valid):
     # The first chunk reads the state before it like the others, from a row of what has been written.
     written = jax.tree.map(lambda all, leaf: jnp.broadcast_to(leaf, all.shape), nothing[0], state), nothing[1]
     return lax.scan(run, written, np.arange(-(-steps // chunk)))[0]
+
+
+def _row_gate_by_gate(u, j):
+    """u_t of step j, `(C, *B, G, N)` → `(*B, G, N)`, each gate cut from the chunk by itself.
+
+    XLA's CPU backend computes what reads several slices of one slice entry by entry, ten times slower. Cut in this way
+    there is none: that the gates are put together and taken apart again cancels out.
+    """
+    _, *batch, gates, size = u.shape
+    cut = partial(lax.dynamic_slice, u, slice_sizes=(1, *batch, 1, size), allow_negative_indices=False)
+    return jnp.concatenate([cut((j, *[0] * len(batch), g, 0))[0] for g in range(gates)], axis=-2)
 
 
 def _needed(cell, state, a):

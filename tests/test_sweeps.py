@@ -17,8 +17,8 @@ every_store = pytest.mark.parametrize("store", sweeps.STORES)
 
 @pytest.fixture
 def short_chunks(monkeypatch):
-    """Chunks of 7 or 6 steps."""
-    monkeypatch.setattr(sweeps, "_ROWS", {"gates": 21, "states": 18})
+    """Chunks of 7 steps."""
+    monkeypatch.setattr(sweeps, "_ROWS", 21)
     monkeypatch.setattr(sweeps, "_LEAST_CHUNKS", {"gates": 1, "states": 1})
 
 
