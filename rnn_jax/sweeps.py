@@ -175,16 +175,13 @@ def _forward(plan, operands, lengths):
 
 @_forward.defjvp
 def _forward_jvp(plan, primals, tangents):
-    """The states' derivative is that of the plain unrolling; what is kept is read by the backward sweep alone."""
     operands, lengths = primals
     run = partial(unrolling.unroll, plan.cell, lengths=lengths, reverse=plan.reverse)
-    _, d_states = jax.jvp(run, operands, tangents[0])
-    states, kept = _forward(plan, operands, lengths)
-    return (states, kept), (d_states, jax.tree.map(jnp.zeros_like, kept))
+    return _with_plain_derivative(_forward, run, plan, operands, lengths, tangents[0])
 
 
 def forward_final(plan: Plan, params: PyTree, state: PyTree, xs: PyTree, lengths: Any) -> tuple[PyTree, Kept]:
-    """s_T alone, and what is kept; with "checkpoints" no other state is held.
+    """s_T alone, and what is kept; with "checkpoints" no other states are held than those of one chunk.
 
     >>> def count(params, state, x):
     ...     return state + params * x
@@ -193,9 +190,15 @@ def forward_final(plan: Plan, params: PyTree, state: PyTree, xs: PyTree, lengths
     >>> last, kept.checkpoints.T  # before the chunks of 3 steps
     (Array([6.], dtype=float32), Array([[0., 3.]], dtype=float32))
     """
-    if plan.store != "checkpoints":
-        states, kept = forward(plan, params, state, xs, lengths)
-        return jax.tree.map(lambda leaf: leaf[0 if plan.reverse else -1], states), kept
+    if plan.store == "checkpoints":
+        return _forward_final(plan, (params, state, xs), lengths)
+    states, kept = forward(plan, params, state, xs, lengths)
+    return jax.tree.map(lambda leaf: leaf[0 if plan.reverse else -1], states), kept
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _forward_final(plan, operands, lengths):
+    params, state, xs = operands
     inputs = _in_order(plan, (xs, unrolling.valid(xs, lengths)))
     starts, padding = _starts(plan, checks.sequence_length(xs))
 
@@ -204,9 +207,26 @@ def forward_final(plan: Plan, params: PyTree, state: PyTree, xs: PyTree, lengths
         states, _ = _layered(plan.cell, False, steps, params, before, x, mask)
         return jax.tree.map(lambda leaf: leaf[-1], states), before
 
+    if not padding:
+        last, before = lax.scan(chunk, state, starts)
+        return last, Kept(None, None, before)
     after, _ = chunk(state, 0, plan.chunk - padding)
     last, before = lax.scan(chunk, after, starts[1:])
     return last, Kept(None, None, unrolling.with_initial(state, before))
+
+
+@_forward_final.defjvp
+def _forward_final_jvp(plan, primals, tangents):
+    operands, lengths = primals
+    run = partial(unrolling.final_state, plan.cell, lengths=lengths, reverse=plan.reverse)
+    return _with_plain_derivative(_forward_final, run, plan, operands, lengths, tangents[0])
+
+
+def _with_plain_derivative(clever, plain, plan, operands, lengths, d_operands):
+    """The derivative is that of the plain unrolling; what is kept is read by the backward sweep alone."""
+    _, d_states = jax.jvp(plain, operands, d_operands)
+    states, kept = clever(plan, operands, lengths)
+    return (states, kept), (d_states, jax.tree.map(jnp.zeros_like, kept))
 
 
 def _starts(plan: Plan, steps: int) -> tuple[np.ndarray, int]:
@@ -263,7 +283,8 @@ def _structured_layer(cell, keep_gates, chunk, params, state, xs, valid):
             s, written = carry
             j, mask = inputs
             h = cell.emit(s)
-            a = cell.gates(_row_gate_by_gate(u, j) if u.ndim > h.ndim + 1 else u[j], recur(h))
+            u_t = _row_gate_by_gate(u, j) if u.ndim > h.ndim + 1 else pullbacks.row(u, j)
+            a = cell.gates(u_t, recur(h))
             s = unrolling.where_valid(mask, cell.update(s, a), s)
             return (s, pullbacks.write(written, start + j, (s, keep(a)))), None
 
@@ -285,8 +306,8 @@ def _structured_layer(cell, keep_gates, chunk, params, state, xs, valid):
 def _row_gate_by_gate(u, j):
     """u_t of step j, `(C, *B, G, N)` → `(*B, G, N)`, each gate cut from the chunk by itself.
 
-    XLA's CPU backend computes what reads several slices of one slice entry by entry, ten times slower. Cut in this way
-    there is none: that the gates are put together and taken apart again cancels out.
+    XLA's CPU backend computes what reads several slices of one slice entry by entry, ten times slower. Here every slice
+    is one of the whole chunk: that they are put together and taken apart again cancels out.
     """
     _, *batch, gates, size = u.shape
     cut = partial(lax.dynamic_slice, u, slice_sizes=(1, *batch, 1, size), allow_negative_indices=False)

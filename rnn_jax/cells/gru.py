@@ -26,16 +26,15 @@ from jax.typing import DTypeLike
 from rnn_jax import checks, initializers
 from rnn_jax.cells.structure import (
     add_bias,
-    augmented,
+    bias_gradient,
     check_parameters,
     drive,
     emit_hidden,
     emit_hidden_pullback,
     gates_together,
     hidden_state,
-    like,
     loop_products,
-    outer_products,
+    params_sums,
     project,
     recur,
     sizes,
@@ -103,16 +102,9 @@ def _loop_products(params: GRUParams, rows: int) -> tuple[Callable, Callable]:
     return lambda h: add_bias(product(h), bias), pullback
 
 
-def _params_sums(params: GRUParams, x, h, du, dr) -> tuple[jax.Array, jax.Array]:
-    """Σ (h, 1) drᵀ and Σ (x, 1) duᵀ."""
-    del params
-    return outer_products(augmented(h), dr), outer_products(augmented(x), du)
-
-
-def _params_gradient(params: GRUParams, sums: tuple[jax.Array, jax.Array]) -> GRUParams:
-    of_r, of_u = sums
-    n, d = params.w_hh.shape[-1], params.w_xh.shape[-1]
-    return like(params, of_r[:n], of_u[:d], of_u[d], of_r[n, 2 * n :])
+def _params_sums(params: GRUParams, x, h, du, dr) -> GRUParams:
+    shared = params_sums(params, x, h, du, dr)
+    return shared._replace(b_hn=bias_gradient(dr, params.b_h)[2])
 
 
 class _Gates(NamedTuple):
@@ -164,7 +156,6 @@ def gru() -> Cell:
         recur=_recur,
         loop_products=_loop_products,
         params_sums=_params_sums,
-        params_gradient=_params_gradient,
         update=_update,
         pullback=_pullback,
     )

@@ -63,15 +63,9 @@ def outer_products(x: jax.Array, dy: jax.Array) -> jax.Array:
     return lax.dot_general(x, dy, (((0,), (0,)), ((), ())), preferred_element_type=accumulator(dy.dtype))
 
 
-def augmented(*parts: jax.Array) -> jax.Array:
-    """Parts `(…, D)`, `(…, N)` and a 1 side by side, `(…, D + N + 1)`: one product sums for the bias as well.
-
-    Zeros fill up to a multiple of 8: rows then begin where an accelerator's matrix units can load them.
-    """
-    width = sum(part.shape[-1] for part in parts)
-    one = np.arange(-(-(width + 1) // 8) * 8 - width) == 0
-    one = jnp.broadcast_to(jnp.asarray(one, parts[0].dtype), (*parts[0].shape[:-1], len(one)))
-    return jnp.concatenate([*parts, one], axis=-1)
+def bias_gradient(dy: jax.Array, bias: jax.Array) -> jax.Array:
+    """Σ dy over all batch axes; half precision adds up in float32."""
+    return dy.sum(tuple(range(dy.ndim - bias.ndim)), dtype=accumulator(dy.dtype))
 
 
 def check_parameters(params: PyTree, gate_shape: tuple[int, ...]) -> None:
@@ -165,25 +159,19 @@ def _product(matrix: jax.Array, x: jax.Array, direct: Callable) -> jax.Array:
     return lax.platform_dependent(x, cpu=matrix_first, default=direct)
 
 
-def params_sums(params: PyTree, x: jax.Array, h: jax.Array, du: jax.Array, dr: jax.Array) -> jax.Array:
-    """Σ (h, x, 1) duᵀ, where dr is du: the gradients of W_hh, W_xh and b_h below one another, transposed."""
-    del params, dr
-    return outer_products(augmented(h, x), du)
-
-
-def params_gradient(params: PyTree, sums: jax.Array) -> PyTree:
-    """The tree and the shapes of the parameters."""
-    n, d = params.w_hh.shape[-1], params.w_xh.shape[-1]
-    return like(params, sums[:n], sums[n : n + d], sums[n + d])
-
-
-def like(params: PyTree, *transposed: jax.Array) -> PyTree:
-    """The parameters' tree, shapes and dtypes from matrices `(D, G N)` and vectors `(G N,)`."""
-    leaves, tree = jax.tree.flatten(params)
-    shaped = (
-        sums.T.reshape(leaf.shape).astype(leaf.dtype) for sums, leaf in zip(transposed, leaves, strict=True)
+def params_sums(params: PyTree, x: jax.Array, h: jax.Array, du: jax.Array, dr: jax.Array) -> PyTree:
+    """Σ h drᵀ, Σ x duᵀ and Σ du: the gradients of W_hh, W_xh and b_h, the matrices transposed."""
+    return params._replace(
+        w_hh=outer_products(h, dr), w_xh=outer_products(x, du), b_h=bias_gradient(du, params.b_h)
     )
-    return jax.tree.unflatten(tree, shaped)
+
+
+def params_gradient(params: PyTree, sums: PyTree) -> PyTree:
+    """The tree and the shapes of the parameters."""
+    sums = sums._replace(
+        w_hh=sums.w_hh.T.reshape(params.w_hh.shape), w_xh=sums.w_xh.T.reshape(params.w_xh.shape)
+    )
+    return jax.tree.map(lambda total, leaf: total.astype(leaf.dtype), sums, params)
 
 
 def hidden_state(params: PyTree, batch_shape: tuple[int, ...] = ()) -> jax.Array:
@@ -213,7 +201,6 @@ def structured_cell(
     recur: Callable[..., jax.Array] = recur,
     loop_products: Callable[..., tuple] = loop_products,
     params_sums: Callable[..., PyTree] = params_sums,
-    params_gradient: Callable[..., PyTree] = params_gradient,
     emit: Callable[[PyTree], jax.Array] = emit_hidden,
     emit_pullback: Callable[..., PyTree] = emit_hidden_pullback,
 ) -> Cell:
