@@ -94,11 +94,11 @@ def lstm(forget_bias: float = 0.0) -> Cell:
 @cache
 def _lstm(forget_bias: float) -> Cell:
     def gates(u, r):
-        a = u + r
-        i = jax.nn.sigmoid(a[..., 0, :])
-        f = jax.nn.sigmoid(a[..., 1, :] + forget_bias)
-        g = jnp.tanh(a[..., 2, :])
-        o = jax.nn.sigmoid(a[..., 3, :])
+        ai, af, ag, ao = (u[..., gate, :] + r[..., gate, :] for gate in range(4))
+        i = jax.nn.sigmoid(ai)
+        f = jax.nn.sigmoid(af + forget_bias)
+        g = jnp.tanh(ag)
+        o = jax.nn.sigmoid(ao)
         return i, f, g, o
 
     def update(state, a):
