@@ -146,7 +146,7 @@ def timed(
     Args:
       calls: contenders by name.
       reference: the one that ratios are taken to.
-      rounds: how many count.
+      rounds: how many.
       profile: folder for a profile of one more round; None for no profile.
     """
     seconds = interleave(calls, rounds)

@@ -147,7 +147,7 @@ def test_the_gradient_of_the_final_state_alone_equals_jax_grad(name, lengths, re
     assert_close(by_hand, automatic, bound(float64))
 
 
-@pytest.mark.parametrize("name", ["elman-tanh", "stack"])
+@pytest.mark.parametrize("name", ["elman-tanh", "gru", "stack"])
 def test_no_batch_two_batch_axes_and_vmap_agree(name, float64):
     cell = ALL[name]
     case = example(cell, float64, batch=(2, 3))
