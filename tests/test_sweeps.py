@@ -1,5 +1,6 @@
 """The backward sweep in every mode equals automatic differentiation, and costs what it says."""
 
+import math
 import re
 from functools import partial
 
@@ -7,7 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.interpreters import partial_eval
 
+from benchmarks import loops
 from rnn_jax import bptt, cells, sweeps, unroll
 from tests.cases import ALL, GRADIENT_BOUND, SINGLE, assert_close, differs, example, random_cotangents
 
@@ -336,9 +339,43 @@ def test_the_final_state_needs_no_sequence_of_zeros_and_checkpoints_next_to_noth
     assert nested < 0.4  # 0.44 with a copy of the inputs
 
 
+def multiplications(jaxpr):
+    """Those of the matrix products of a program, every step of its loops counted; of branches, the most."""
+    total = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            ((contracted, _), _), left = equation.params["dimension_numbers"], equation.invars[0].aval
+            total += equation.outvars[0].aval.size * math.prod(left.shape[axis] for axis in contracted)
+        inner = [multiplications(program) for program in loops._programs(equation.params.values())]
+        if equation.primitive.name == "cond":
+            total += max(inner)
+        else:
+            total += equation.params.get("length", 1) * sum(inner)
+    return total
+
+
+@pytest.mark.parametrize("what", ["unroll", "final_state"])
+@every_store
+@pytest.mark.parametrize(
+    ("cell", "gates"), [(cells.elman(), 1), (cells.gru(), 3), (cells.lstm(), 4)], ids=["elman", "gru", "lstm"]
+)
+def test_a_gradient_multiplies_no_more_than_the_equations_ask_for(cell, gates, store, what, short_chunks):
+    params, state, xs = example(cell, "float32", steps=16, batch=(3,))
+
+    def loss(params):
+        return squares(cell.emit(getattr(bptt, what)(cell, params, state, xs, store=store)))
+
+    jaxpr = jax.make_jaxpr(jax.grad(loss))(params).jaxpr
+    live, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))  # as the compiler does
+    (steps, batch, d), n = xs.shape, params.w_hh.shape[-1]
+    # u and r; Wᵀ dr; both weight gradients: 2 D + 3 N for every row. What is not kept is formed once more.
+    again = 0 if store == "gates" or (cell is cells.elman() and store == "states") else d + n
+    assert multiplications(live) == steps * batch * gates * n * (2 * d + 3 * n + again)
+
+
 @pytest.mark.parametrize(("cell", "gates"), [(cells.gru(), 3), (cells.lstm(), 4)], ids=["gru", "lstm"])
 def test_every_gate_of_a_step_is_cut_from_its_chunk_by_itself(cell, gates):
-    # Slices of one slice would be computed entry by entry: the time of a forward pass twice and more.
+    # XLA's CPU backend would compute slices of one slice entry by entry: see `_row_gate_by_gate`.
     params, state, xs = example(cell, "float32", steps=20)
     run = partial(sweeps.forward, sweeps.plan(cell, "states", False, params, state, xs))
     text = jax.jit(lambda *case: run(*case, None)[0]).lower(params, state, xs).compile().as_text()
@@ -351,18 +388,13 @@ def test_every_gate_of_a_step_is_cut_from_its_chunk_by_itself(cell, gates):
 @pytest.mark.parametrize("cell", [cells.gru(), cells.stack(cells.lstm(), cells.gru())], ids=["gru", "stack"])
 @pytest.mark.parametrize("steps", [1, 2, 7])
 def test_the_last_state_from_checkpoints_of_few_steps(steps, cell, float64):
-    params, state, xs = example(cell, float64, steps=steps)
-
-    def both(run, **options):
-        return jax.jit(
-            jax.value_and_grad(lambda p: (cell_output(run(cell, p, state, xs, **options)) ** 2).sum())
-        )(params)
-
-    def cell_output(state):
-        return jax.tree.leaves(cell.emit(state))[-1]
-
-    by_hand, plain = both(bptt.final_state, store="checkpoints"), both(unroll.final_state)
-    assert_close(by_hand, plain, GRADIENT_BOUND["float64"])
+    case = example(cell, float64, steps=steps)
+    cotangents = random_cotangents(case[1])
+    by_hand = partial(gradients_of, partial(bptt.final_state, store="checkpoints"), cell)
+    plain = partial(gradients_of, unroll.final_state, cell)
+    assert_close(
+        *(jax.jit(gradients)(*case, cotangents) for gradients in (by_hand, plain)), GRADIENT_BOUND["float64"]
+    )
 
 
 @every_store
