@@ -85,8 +85,8 @@ def judge(cases: Sequence[Case], rounds: int) -> list[dict[str, Any]]:
     names = {peer.name for peer in JAX_PEERS}
 
     def ratios(cell, contenders, extreme=False):
-        extremes = workloads.EXTREMES
-        mine = (case for case in cases if case["cell"] == cell and (case["shape"] in extremes) == extreme)
+        judged = [case for case in cases if (case["shape"] in workloads.EXTREMES) == extreme]
+        mine = [case for case in judged if case["cell"] == cell]
         return [ratio for case in mine if (ratio := best_ratio(case, contenders))]
 
     found = [_loop_verdict(cases)]

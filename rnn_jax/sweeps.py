@@ -306,8 +306,8 @@ def _structured_layer(cell, keep_gates, chunk, params, state, xs, valid):
 def _row_gate_by_gate(u, j):
     """u_t of step j, `(C, *B, G, N)` → `(*B, G, N)`, each gate cut from the chunk by itself.
 
-    XLA's CPU backend computes what reads several slices of one slice entry by entry, ten times slower. Here every slice
-    is one of the whole chunk: that they are put together and taken apart again cancels out.
+    XLA's CPU backend computes what reads several slices of one slice entry by entry, many times slower than in vectors.
+    Here every slice is one of the whole chunk: that they are put together and taken apart again cancels out.
     """
     _, *batch, gates, size = u.shape
     cut = partial(lax.dynamic_slice, u, slice_sizes=(1, *batch, 1, size), allow_negative_indices=False)

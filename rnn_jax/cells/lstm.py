@@ -94,6 +94,7 @@ def lstm(forget_bias: float = 0.0) -> Cell:
 @cache
 def _lstm(forget_bias: float) -> Cell:
     def gates(u, r):
+        # Added gate by gate, so that gates that were put together for this come apart again (`sweeps`).
         ai, af, ag, ao = (u[..., gate, :] + r[..., gate, :] for gate in range(4))
         i = jax.nn.sigmoid(ai)
         f = jax.nn.sigmoid(af + forget_bias)
