@@ -42,6 +42,12 @@ _ROWS = 512
 _LEAST_CHUNKS = {"gates": 1, "states": 32}
 _LEAST_STEPS = 4  # with fewer, summing a chunk's share into the weight gradients would be a step's work
 
+_FEW_INPUTS = 8
+"""Units to each input from which on the product with the inputs costs little, in whatever pieces."""
+
+_CACHED = 2**16
+"""Numbers of u_t that are still in a fast cache when the loop over steps comes to read them."""
+
 _KEPT_BYTES = 2**30
 """What the forward sweep may keep where nothing is asked for: gates up to here, else states."""
 
@@ -268,7 +274,7 @@ def _structured_layer(cell, keep_gates, chunk, params, state, xs, valid):
     body, steps = unrolling.body_of(cell.step, params), checks.sequence_length(xs)
     # The step says what is wrong with its arguments; its parts do not.
     jax.eval_shape(body, state, (xs[0], None if valid is None else valid[0]))
-    chunk = min(chunk, steps)
+    chunk = _forward_chunk(chunk, steps, jax.eval_shape(cell.drive, params, xs[0]), xs)
     sequences = math.prod(jax.eval_shape(cell.emit, state).shape[:-1])
     recur, _ = cell.loop_products(params, sequences)
 
@@ -301,6 +307,14 @@ def _structured_layer(cell, keep_gates, chunk, params, state, xs, valid):
     # The first chunk reads the state before it like the others, from a row of what has been written.
     written = jax.tree.map(lambda all, leaf: jnp.broadcast_to(leaf, all.shape), nothing[0], state), nothing[1]
     return lax.scan(run, written, np.arange(-(-steps // chunk)))[0]
+
+
+def _forward_chunk(chunk, steps, u_t, xs):
+    """Steps whose u_t are made at once: those of the backward sweep, or fewer where inputs are few."""
+    chunk = min(chunk, steps)
+    if _FEW_INPUTS * xs.shape[-1] > u_t.shape[-1]:
+        return chunk
+    return _divisor_near(steps, min(chunk, max(2, _CACHED // max(1, u_t.size))))
 
 
 def _row_gate_by_gate(u, j):

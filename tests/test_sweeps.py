@@ -187,6 +187,24 @@ def test_a_chunk_is_full_where_a_divisor_is_near():
     assert sweeps.plan(cells.elman(), "checkpoints", False, params, state, xs).chunk == 4
 
 
+def test_where_inputs_are_few_the_forward_sweep_goes_in_shorter_chunks(monkeypatch, float64):
+    def chunk(inputs, batch, units):
+        u_t = jax.ShapeDtypeStruct((batch, 4, units), jnp.float32)
+        return sweeps._forward_chunk(100, 1000, u_t, jax.ShapeDtypeStruct((1000, batch, inputs), jnp.float32))
+
+    assert [chunk(inputs, 8, 64) for inputs in (8, 9)] == [25, 100]  # 32 steps fit, and 25 is a divisor near
+    assert [chunk(1, batch, 64) for batch in (0, 1, 500)] == [100, 100, 2]
+
+    cell = cells.gru()
+    case, cotangents = problem(cell)
+    monkeypatch.setattr(sweeps, "_FEW_INPUTS", 1)
+    monkeypatch.setattr(sweeps, "_CACHED", 0)
+    assert sweeps._forward_chunk(STEPS, STEPS, jax.eval_shape(cell.drive, case[0], case[2][0]), case[2]) == 2
+    by_hand = jax.jit(partial(gradients_of, partial(bptt.unroll, lengths=LENGTHS), cell))(*case, cotangents)
+    expected = partial(automatic, cell, lengths=LENGTHS)
+    assert_close(by_hand, expected(*case, cotangents), GRADIENT_BOUND["float64"])
+
+
 def test_what_is_kept_is_chosen_from_shapes_alone(monkeypatch):
     cell = cells.lstm()
     case = example(cell, "float32")
