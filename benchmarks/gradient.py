@@ -1,6 +1,7 @@
 """The hand-written gradient of a sequence keeps weight gradients out of its loop and is faster than the others'.
 
-The gradient is that of `workloads`; the contenders, in one process and in turn, are
+The gradient is that of `workloads`, and its outputs h_1 … h_T alone are timed too; the contenders, in one process and
+in turn, are
 
     hand-written   `rnn_jax.bptt.unroll` under `jax.grad`
     autodiff       `rnn_jax.unroll.unroll` under `jax.grad`: the same cell, JAX's own backward pass
@@ -33,6 +34,9 @@ LEAST_TARGET = {"tanh": 1.0, "gru": 1.1, "lstm": 1.1}
 EXTREMES_TARGET = 1.0
 TORCH_TARGET = {"tanh": 1.6, "gru": 1.6, "lstm": 1.0}
 
+FORWARD_TARGET = 1.0
+"""Of outputs alone: time of the best of the JAX peers, and of torch, over ours; geometric means."""
+
 
 def cases(plan: Plan, setup: Setup) -> Iterator[Case]:
     """Every cell at every shape."""
@@ -43,7 +47,11 @@ def measure(setup: Setup, shape_name: str, shape: Shape, cell: str) -> dict[str,
     """What is recorded of each contender, for one cell at one shape: checked equal first, then timed in turn."""
     problem = workloads.problem(workloads.CELLS[cell], shape, setup.dtype)
     entrants = {HAND_WRITTEN: own.hand_written(cell, *problem), **others(cell, problem, setup)}
-    return compare(entrants, shape, setup, setup.folder(shape_name, cell))
+    measured = compare(entrants, shape, setup, setup.folder(shape_name, cell))
+    outputs = {name: entrant.outputs for name, entrant in entrants.items()}
+    for name, times in harness.timed(outputs, HAND_WRITTEN, setup.rounds).items():
+        measured[name]["forward"] = times
+    return measured
 
 
 def others(cell: str, problem: workloads.Problem, setup: Setup, last: bool = False) -> dict[str, Entrant]:
@@ -84,10 +92,10 @@ def judge(cases: Sequence[Case], rounds: int) -> list[dict[str, Any]]:
     """What the measurements say of the claim."""
     names = {peer.name for peer in JAX_PEERS}
 
-    def ratios(cell, contenders, extreme=False):
+    def ratios(cell, contenders, extreme=False, of=None):
         judged = [case for case in cases if (case["shape"] in workloads.EXTREMES) == extreme]
         mine = [case for case in judged if case["cell"] == cell]
-        return [ratio for case in mine if (ratio := best_ratio(case, contenders))]
+        return [ratio for case in mine if (ratio := best_ratio(case, contenders, of))]
 
     found = [_loop_verdict(cases)]
     for cell in dict.fromkeys(case["cell"] for case in cases):
@@ -100,12 +108,20 @@ def judge(cases: Sequence[Case], rounds: int) -> list[dict[str, Any]]:
         torch = ratios(cell, {TORCH})
         title = f"{cell}: time of torch over hand-written, geometric mean"
         found += _across(title, TORCH_TARGET[cell], torch, harness.geometric_mean, rounds)
+        for others, contenders in (("the best of flax and equinox", names), ("torch", {TORCH})):
+            forward = ratios(cell, contenders, of="forward")
+            title = f"{cell}, outputs alone: time of {others} over hand-written, geometric mean"
+            found += _across(title, FORWARD_TARGET, forward, harness.geometric_mean, rounds)
     return found
 
 
-def best_ratio(case: Case, names: set[str]) -> dict[str, float] | None:
-    """The time of the fastest of the contenders named over hand-written; None if none of them took part."""
-    found = [measured["ratio"] for name, measured in case["contenders"].items() if name in names]
+def best_ratio(case: Case, names: set[str], of: str | None = None) -> dict[str, float] | None:
+    """The time of the fastest of the contenders named over hand-written; None if none of them took part.
+
+    That of the gradient, or what is recorded `of` something else.
+    """
+    measured = [measured for name, measured in case["contenders"].items() if name in names]
+    found = [(each if of is None else each[of])["ratio"] for each in measured]
     return harness.across(found, min) if found else None
 
 
@@ -136,6 +152,7 @@ COLUMNS = (
     tables.number("median ms", 9, "spread", "median", scale=1e3, form="{:.1f}"),
     tables.quartiles("quartiles ms", 17),
     tables.number("x hand", 6, "ratio", "median"),
+    tables.number("outputs ms", 10, "forward", "spread", "median", scale=1e3, form="{:.1f}"),
     tables.number("temp", 6, "temporary_per_TBN", form="{:.1f}"),
     tables.number("in loop", 7, "weight_gradient_products_in_loops", form="{:.0f}"),
 )
@@ -145,12 +162,13 @@ BENCHMARK = Benchmark(
     claim="the hand-written gradient keeps weight gradients out of its loop and is faster than the others",
     legend=(
         *(
-            f"{name}       " + ", ".join(f"{axis} = {size}" for axis, size in shape._asdict().items())
+            f"{name}          " + ", ".join(f"{axis} = {size}" for axis, size in shape._asdict().items())
             for name, shape in ALL_SHAPES.items()
         ),
-        "x hand   time over the hand-written one's, median over rounds",
-        "temp     peak temporary memory, in units of T·B·N floats",
-        "in loop  weight-gradient products inside the time loops",
+        "x hand      time over the hand-written one's, median over rounds",
+        "outputs ms  h_1 … h_T alone, median over rounds",
+        "temp        peak temporary memory, in units of T·B·N floats",
+        "in loop     weight-gradient products inside the time loops",
     ),
     columns=COLUMNS,
     presets={
@@ -161,5 +179,8 @@ BENCHMARK = Benchmark(
     verdicts=judge,
     peers=(*JAX_PEERS, torch_nn.PEER),
     packages=("flax", "equinox", "torch"),
-    pivots=(tables.Pivot("Milliseconds, median", COLUMNS[:2], COLUMNS[3]),),
+    pivots=(
+        tables.Pivot("Milliseconds, median", COLUMNS[:2], COLUMNS[3]),
+        tables.Pivot("Milliseconds for the outputs alone, median", COLUMNS[:2], COLUMNS[6]),
+    ),
 )

@@ -89,8 +89,10 @@ def test_the_record_is_complete_and_the_table_fits_a_terminal(tiny, tmp_path, ca
         assert measured["spread"]["min"] == min(measured["seconds"])
         assert measured["compile_seconds"] > 0
         assert measured["temporary_per_TBN"] == measured["temporary_bytes"] / (4 * 5 * 4 * 4)
+        assert len(measured["forward"]["seconds"]) == 2
     claims = [verdict["claim"].partition(":")[0] for verdict in record["verdicts"]]
-    assert claims == ["weight-gradient products inside the hand-written loop", "tanh", "tanh"]
+    loop = "weight-gradient products inside the hand-written loop"
+    assert claims == [loop, "tanh", "tanh", "tanh, outputs alone"]
 
     printed = capsys.readouterr().out.splitlines()
     table = printed[printed.index("") :]
@@ -250,12 +252,13 @@ FIVE = [1.0] * 5
 
 
 def case_with(ours, shape="S1", **theirs):
-    """A case of made-up seconds; two products in the loop of the others."""
+    """A case of made-up seconds, squared for the outputs alone; two products in the loop of the others."""
 
     def measured(seconds, count):
         return {
             "seconds": seconds,
             "ratio": harness.ratios(seconds, ours),
+            "forward": {"ratio": harness.ratios(np.square(seconds), np.square(ours))},
             "weight_gradient_products_in_loops": count,
         }
 
@@ -271,6 +274,7 @@ def verdicts_of(*cases, rounds=5):
 LOOP = "weight-gradient products inside the hand-written loop"
 BEST = "lstm: time of the best of flax and equinox over hand-written"
 TORCH = "lstm: time of torch over hand-written, geometric mean"
+OUTPUTS = "lstm, outputs alone: time of {} over hand-written, geometric mean"
 
 
 def test_the_best_peer_at_each_shape_counts_and_torch_is_judged_apart():
@@ -283,6 +287,8 @@ def test_the_best_peer_at_each_shape_counts_and_torch_is_judged_apart():
         f"{BEST}, geometric mean": (pytest.approx(2.0), "holds"),
         f"{BEST}, the least": (1.0, "fails"),
         TORCH: (pytest.approx(4.0), "holds"),
+        OUTPUTS.format("the best of flax and equinox"): (pytest.approx(4.0), "holds"),
+        OUTPUTS.format("torch"): (pytest.approx(16.0), "holds"),
     }
 
 
@@ -296,6 +302,7 @@ def test_extreme_shapes_are_judged_apart():
         f"{BEST}, geometric mean": (pytest.approx(2.0), "holds"),
         f"{BEST}, the least": (2.0, "holds"),
         f"{BEST}, the least of the extremes": (0.5, "fails"),
+        OUTPUTS.format("the best of flax and equinox"): (pytest.approx(4.0), "holds"),
     }
 
 

@@ -26,7 +26,7 @@ class Entrant(NamedTuple):
 
     Attributes:
       gradient: no argument; the gradient for its own parameters, in its own layout.
-      outputs: no argument; the outputs whose squares are summed.
+      outputs: no argument; the outputs whose squares are summed, without a way back.
       translate: a gradient in the layout of this library's parameters; None for a leaf that it does not have.
       program: the compiled gradient; None for what is not compiled by JAX.
     """
@@ -71,7 +71,8 @@ def differentiate(
         return (outputs(params, state, xs) ** 2).sum()
 
     program = harness.compile_cold(jax.grad(loss), params, state, xs)
-    return Entrant(program.call, lambda: jax.jit(outputs)(params, state, xs), translate, program)
+    alone = jax.jit(outputs)
+    return Entrant(program.call, lambda: alone(params, state, xs), translate, program)
 
 
 def by_layout(
