@@ -5,6 +5,7 @@ memory        what it allocates, for every way of keeping the forward pass
 compile       how long it takes to compile
 roofline      how far it is from the products that it cannot do without
 scaling       how its time grows with T, N and B
+devices       a batch shared among devices
 jacobians     stacks of Jacobians
 laboratory    products, exponents, spectra and profiles, against the plain forms that one would write first
 

@@ -99,7 +99,7 @@ def judge(cases: Sequence[Case], rounds: int) -> list[dict[str, Any]]:
     return found
 
 
-MEDIAN = tables.number("median ms", 9, "spread", "median", scale=1e3, form="{:.1f}")
+MEDIAN = tables.milliseconds("median ms", 9, "spread", "median")
 KEYS = (tables.entry("shape", -5), tables.entry("cell", -4))
 BATCHED = {name: shape for name, shape in workloads.SHAPES.items() if shape.B > 1}
 

@@ -1,7 +1,7 @@
 """The tables and pictures of docs/performance.md, made from records.
 
-Records that are kept stand in docs/benchmarks as BENCHMARK-DTYPE-PLATFORM.json, one of a kind, a newer one in place
-of an older. In the page, what stands between
+Records that are kept stand in docs/benchmarks as BENCHMARK-DTYPE-DEVICE.json, one of a kind, a newer one in place of an
+older and never the other way round. In the page, what stands between
 
     <!-- begin NAME -->        <!-- end NAME -->
 
@@ -40,7 +40,11 @@ def update(benchmarks: Mapping[str, Benchmark], paths: Sequence[Path] = (), page
             raise BenchmarkError(
                 f"there is no benchmark {record['benchmark']!r}; records of it have no table."
             )
-        records.write_json(folder / f"{name_of(record)}.json", record)
+        path = folder / f"{name_of(record)}.json"
+        if path.exists() and records.read(path)["created"] > record["created"]:
+            print(f"{path} is newer than the record of {record['created']}, and stays")
+        else:
+            records.write_json(path, record)
     kept = read_all(folder)
     records.write_text(page, fill(page.read_text(encoding="utf-8"), blocks(benchmarks, kept)))
     for name, record in kept.items():
@@ -54,8 +58,15 @@ def read_all(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def name_of(record: Mapping[str, Any]) -> str:
-    """The name under which a record is kept."""
-    return f"{record['benchmark']}-{record['settings']['dtype']}-{record['device']['platform']}"
+    """The name under which a record is kept.
+
+    >>> device = {"platform": "tpu", "kind": "TPU v5 lite"}
+    >>> name_of({"benchmark": "memory", "settings": {"dtype": "float32"}, "device": device})
+    'memory-float32-tpu-v5-lite'
+    """
+    device = record["device"]
+    kind = device["platform"] if device["platform"] == "cpu" else device["kind"]
+    return f"{record['benchmark']}-{record['settings']['dtype']}-{re.sub(r'[^a-z0-9]+', '-', kind.lower())}"
 
 
 def fill(text: str, blocks: Mapping[str, str]) -> str:

@@ -10,6 +10,7 @@ Each question is answered by this library and by the plain forms that one would 
     autonomous all exponents of a network without input, by its step   lyapax; all Jacobians first, then the scan
     singular   all singular values of a long product                   the same scan, which gives their product alone
     profile    ‖∂L_t/∂h_k‖ for all t and k                             one reverse pass a loss, in turn; all at once
+    deltas     ‖∂L/∂h_k‖ for all k                                     a reverse pass for every k, in turn
 
 Answers are compared before the clock starts. (In `product` every factor has norm 1, or plain floats would overflow.)
 """
@@ -26,7 +27,8 @@ from benchmarks import questions
 from benchmarks.peers import lyapax_map
 from benchmarks.questions import HERE, Question, Sizes
 from benchmarks.runner import Benchmark, Case, Preset, Setup
-from rnn_jax import cells, flow, initializers, jacobians, spectrum, streaming, unroll
+from rnn_jax import bptt, cells, flow, initializers, jacobians, spectrum, streaming, unroll
+from rnn_jax.types import Cell, PyTree
 
 QUICK = {
     "product": [Sizes(20_000, 32)],
@@ -38,6 +40,7 @@ QUICK = {
     "autonomous": [Sizes(500, 64)],
     "singular": [Sizes(2000, 32)],
     "profile": [Sizes(100, 64)],
+    "deltas": [Sizes(100, 64)],
 }
 FULL = {
     "product": [Sizes(1_000_000, 32)],
@@ -49,6 +52,7 @@ FULL = {
     "autonomous": [Sizes(1000, 64), Sizes(500, 128), Sizes(200, 256)],
     "singular": [Sizes(20_000, 32)],
     "profile": [Sizes(100, 64), Sizes(400, 128)],
+    "deltas": [Sizes(100, 64), Sizes(400, 128)],
 }
 
 ACCURACY = 1e-3
@@ -95,8 +99,8 @@ def exponent(sizes: Sizes, setup: Setup) -> Question:
     def streamed(params, state, xs):
         return spectrum.lyapunov(cell, params, state, xs, k=1, burn_in=0, align=0, key=start).values
 
-    def materialised(params, state, xs):
-        stack = jacobians.state_jacobians(cell, params, state, xs)
+    def materialised(stacked, params, state, xs):
+        stack = stacked(cell, params, state, xs)
         vector = jnp.linalg.qr(jax.random.normal(start, (1, sizes.N), setup.dtype).T)[0][:, 0]
 
         def body(vector, jacobian):
@@ -106,7 +110,13 @@ def exponent(sizes: Sizes, setup: Setup) -> Question:
 
         return lax.scan(body, vector, stack)[1].mean(keepdims=True)
 
-    contenders = {HERE: streamed, "Jacobians first": materialised}
+    contenders = {
+        HERE: streamed,
+        "Jacobians first": partial(materialised, jacobians.state_jacobians),
+        "by structure": partial(
+            materialised, jacobians.structured
+        ),  # a stack that is this library's own work
+    }
     return Question((params, state, xs), contenders, {"Jacobians first": sizes.N / 8}, 100 * sizes.T**0.5)
 
 
@@ -215,10 +225,7 @@ def singular(sizes: Sizes, setup: Setup) -> Question:
 
 def profile(sizes: Sizes, setup: Setup) -> Question:
     """The loss ½ ‖h_t‖² of a tanh network."""
-    cell = cells.elman()
-    params = cell.init(jax.random.key(0), 8, sizes.N, dtype=setup.dtype)
-    xs = jnp.asarray(np.random.default_rng(0).normal(size=(sizes.T, 8)).astype(setup.dtype))
-    state = jnp.full(sizes.N, 0.1, setup.dtype)
+    cell, params, state, xs = _driven(sizes, setup.dtype)
 
     def losses(states):
         return 0.5 * (states * states).sum(-1)
@@ -254,6 +261,41 @@ def profile(sizes: Sizes, setup: Setup) -> Question:
     return Question((params, state, xs), contenders, target, 10 * sizes.T)
 
 
+def deltas(sizes: Sizes, setup: Setup) -> Question:
+    """The loss Σ_t ½ ‖h_t‖² of a tanh network: how much of it reaches each h_k, one k after another."""
+    cell, params, state, xs = _driven(sizes, setup.dtype)
+
+    def here(params, state, xs):
+        states = unroll.unroll(cell, params, state, xs)
+        return jnp.linalg.norm(bptt.bptt(cell, params, state, xs, states).deltas, axis=-1)
+
+    def in_turn(params, state, xs):
+        def reaching(k):
+            def shifted(params, state, inputs):
+                x, shift = inputs
+                return cell.step(params, state, x) + shift
+
+            def loss(shift):
+                shifts = jnp.where((jnp.arange(sizes.T) == k)[:, None], shift, 0)
+                states = unroll.unroll(shifted, params, state, (xs, shifts))
+                return 0.5 * (states * states).sum()
+
+            return jnp.linalg.norm(jax.grad(loss)(jnp.zeros(sizes.N, setup.dtype)))
+
+        return lax.map(reaching, jnp.arange(sizes.T))
+
+    contenders = {HERE: here, "a pass a step": in_turn}
+    return Question((params, state, xs), contenders, {"a pass a step": sizes.T / 4}, 10 * sizes.T)
+
+
+def _driven(sizes: Sizes, dtype: str) -> tuple[Cell, PyTree, jax.Array, jax.Array]:
+    """A tanh network, its state and its inputs."""
+    cell = cells.elman()
+    params = cell.init(jax.random.key(0), 8, sizes.N, dtype=dtype)
+    xs = jnp.asarray(np.random.default_rng(0).normal(size=(sizes.T, 8)).astype(dtype))
+    return cell, params, jnp.full(sizes.N, 0.1, dtype), xs
+
+
 QUESTIONS: dict[str, Callable[[Sizes, Setup], Question]] = {
     "product": product,
     "exponent": exponent,
@@ -264,6 +306,7 @@ QUESTIONS: dict[str, Callable[[Sizes, Setup], Question]] = {
     "autonomous": autonomous,
     "singular": singular,
     "profile": profile,
+    "deltas": deltas,
 }
 
 

@@ -123,7 +123,7 @@ def _peers(case: Case) -> list[dict[str, Any]]:
 
 KEYS = (tables.entry("loss", -9), tables.entry("shape", -5), tables.entry("cell", -4))
 TEMPORARY = tables.number("temp", 6, "temporary_per_TBN")
-MEDIAN = tables.number("median ms", 9, "spread", "median", scale=1e3, form="{:.1f}")
+MEDIAN = tables.milliseconds("median ms", 9, "spread", "median")
 
 LONG = {"long": Shape(B=16, T=4096, N=128, D=10)}
 

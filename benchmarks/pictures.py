@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from benchmarks.roofline import LIMIT
 from rnn_jax import plotting
 
@@ -65,14 +67,14 @@ def _values(cases, name, *path):
 
 
 def _dots(figure, cases, path, label, reference=None):
-    """A panel a cell, a line a shape, a mark a contender."""
+    """A panel a cell, a band a shape, a mark a contender, each at a height of its own: they often coincide."""
     names = dict.fromkeys(name for case in cases for name in case["contenders"])
     cells = list(dict.fromkeys(case["cell"] for case in cases))
     axes = figure.subplots(1, len(cells), sharex=True, squeeze=False)[0]
     for axis, cell in zip(axes, cells, strict=True):
         chosen = [case for case in cases if case["cell"] == cell]
-        for name, look in zip(names, _LOOKS, strict=False):
-            marks = [(v, y) for y, v in enumerate(_values(chosen, name, *path)) if v is not None]
+        for name, look, shift in zip(names, _LOOKS, np.linspace(-0.3, 0.3, len(names)), strict=False):
+            marks = [(v, y + shift) for y, v in enumerate(_values(chosen, name, *path)) if v is not None]
             if marks:
                 x, y = zip(*marks, strict=True)
                 axis.plot(x, y, linestyle="none", marker=look["marker"], color=look["color"], label=name)
@@ -80,6 +82,10 @@ def _dots(figure, cases, path, label, reference=None):
             axis.axvline(reference, color="0.4", linewidth=0.8)
         axis.set(xscale="log", title=cell, xlabel=label, ylim=(len(chosen) - 0.5, -0.5))
         axis.set_yticks(range(len(chosen)), [case["shape"] for case in chosen])
+        axis.set_yticks(np.arange(len(chosen) - 1) + 0.5, minor=True)
+        axis.tick_params(axis="y", which="both", length=0)
+        axis.grid(visible=False, which="major", axis="y")
+        axis.grid(visible=True, which="minor", axis="y", color="0.8", linewidth=0.6)
         _logarithmic(axis.xaxis)
     _legend(figure, axes)
 
@@ -102,7 +108,7 @@ def _legend(figure, axes):
 
 
 def _gradient(figure, cases):
-    _dots(figure, cases, ("ratio", "median"), "time over hand-written", reference=1.0)
+    _dots(figure, cases, ("ratio", "median"), "time over hand-written (beyond 1: slower)", reference=1.0)
 
 
 def _memory(figure, cases):
@@ -122,7 +128,7 @@ def _roofline(figure, cases):
             look = {"color": color, "hatch": hatch, "edgecolor": "white", "height": 0.7}
             axis.barh(range(len(chosen)), widths, left=left, label=name, **look)
             left = [a + b for a, b in zip(left, widths, strict=True)]
-        axis.axvline(1.0, color="black", linewidth=1.0)
+        axis.axvline(1.0, color="black", linewidth=1.0, label="the gradient itself")
         axis.set_axisbelow(True)
         axis.set(title=cell, xlabel="share of the gradient's time")
         axis.set_yticks(range(len(chosen)), [case["shape"] for case in chosen])
@@ -141,7 +147,8 @@ def _scaling(figure, cases):
             for name, look in zip(names, _LOOKS, strict=False):
                 seconds = _values(chosen, name, "spread", "median")
                 panel.plot([case[varied] for case in chosen], [1e3 * s for s in seconds], label=name, **look)
-            panel.set(xscale="log", yscale="log", title=f"{cell}, {varied} varied", xlabel=varied)
+            fixed = ", ".join(f"{other} = {chosen[0][other]}" for other in "TNB" if other != varied)
+            panel.set(xscale="log", yscale="log", title=f"{cell}, {fixed}", xlabel=varied)
             sizes = [case[varied] for case in chosen]
             panel.set_xticks(sizes, [str(size) for size in sizes])
             panel.minorticks_off()
@@ -151,7 +158,7 @@ def _scaling(figure, cases):
 
 
 DRAWN: Mapping[str, Picture] = {
-    "gradient": Picture("Time over the hand-written gradient's, by cell and shape", (10, 3.2), _gradient),
+    "gradient": Picture("Time over the hand-written gradient's, by cell and shape", (10, 5.0), _gradient),
     "memory": Picture("Peak temporary memory in units of T·B·N floats", (10, 3.6), _memory),
     "roofline": Picture("Parts of the composed limit as shares of the gradient's time", (10, 3.2), _roofline),
     "scaling": Picture("Time of the gradient against T, N and B, on logarithmic scales", (10, 8), _scaling),

@@ -114,7 +114,7 @@ COLUMNS = (
     tables.entry("T", 7),
     tables.entry("N", 4),
     tables.entry("contender", -15),
-    tables.number("median ms", 9, "spread", "median", scale=1e3, form="{:.1f}"),
+    tables.milliseconds("median ms", 9, "spread", "median"),
     tables.quartiles("quartiles ms", 17),
     tables.number("x here", 7, "ratio", "median"),
     tables.number("compile s", 9, "compile_seconds"),

@@ -24,14 +24,14 @@ def device() -> dict[str, Any]:
         "count": len(devices),
         "processor": _processor(),
         "cores": cores(),
-        "system": platform.platform(),
+        "system": f"{platform.system()} {platform.machine()}",
         # Busy neighbours cost a library more whose threads spin while they wait.
         "load": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
         "environment": {name: os.environ[name] for name in _TELLING if name in os.environ},
     }
 
 
-_TELLING = ("XLA_FLAGS", "OMP_NUM_THREADS", "OMP_WAIT_POLICY", "MKL_NUM_THREADS")
+_TELLING = ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES", "OMP_NUM_THREADS", "OMP_WAIT_POLICY", "MKL_NUM_THREADS")
 """What else decides how fast the contenders are."""
 
 

@@ -94,7 +94,7 @@ KEYS = (
     tables.entry("varied", -6, "axis"),
     *(tables.entry(axis, 5) for axis in "TNB"),
 )
-MEDIAN = tables.number("median ms", 9, "spread", "median", scale=1e3)
+MEDIAN = tables.milliseconds("median ms", 9, "spread", "median")
 
 BENCHMARK = Benchmark(
     name="scaling",

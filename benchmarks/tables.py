@@ -116,9 +116,24 @@ def number(title: str, width: int, *path: str, scale: float = 1.0, form: str = "
     """A column that shows a number: `path` leads to it through dictionaries; "?" where there is none."""
 
     def text(row):
-        for key in path:
-            row = None if row is None else row.get(key)
-        return "?" if row is None else form.format(scale * row)
+        value = _follow(row, path)
+        return "?" if value is None else form.format(scale * value)
+
+    return Column(title, width, text)
+
+
+def milliseconds(title: str, width: int, *path: str) -> Column:
+    """A column that shows seconds as milliseconds, in three digits or all that are before the point.
+
+    >>> [milliseconds("ms", 9, "median").text({"median": 1e-3 * ms}) for ms in (0.4567, 45.67, 4567.0)]
+    ['0.46', '45.7', '4567']
+    """
+
+    def text(row):
+        seconds = _follow(row, path)
+        if seconds is None:
+            return "?"
+        return f"{1e3 * seconds:.{2 if seconds < 0.01 else 1 if seconds < 1 else 0}f}"
 
     return Column(title, width, text)
 
@@ -134,6 +149,14 @@ def quartiles(title: str, width: int, *, scale: float = 1e3, form: str = "{:.1f}
     return Column(title, width, text)
 
 
+def _follow(row: Row, path: Sequence[str]) -> Any:
+    """What a path of keys leads to; None where there is none."""
+    value: Any = row
+    for key in path:
+        value = None if value is None else value.get(key)
+    return value
+
+
 def _shown(value: Any) -> str:
     return "" if value is None else str(value)
 
@@ -142,7 +165,7 @@ VERDICTS = (
     entry("verdict", -12),
     entry("claim", -60),
     Column("measured", -9, lambda row: measured(row["measured"])),
-    Column("quartiles", -13, lambda row: _range(row.get("quartiles"))),
+    Column("quartiles", -13, lambda row: _range(row.get("quartiles")) or row["note"]),
     entry("expected", -8),
     Column("missed by", -9, lambda row: _missed(row)),
 )
@@ -162,4 +185,4 @@ def _range(quartiles: Sequence[float] | None) -> str:
 def _missed(verdict: Row) -> str:
     if verdict["verdict"] in ("holds", "reported") or verdict.get("missed_by") is None:
         return ""
-    return f"× {verdict['missed_by']:.2f}" if verdict["missed_by"] > 1 else "in the median not"
+    return f"× {verdict['missed_by']:.2f}" if verdict["missed_by"] > 1 else "the median holds"

@@ -142,12 +142,16 @@ def plan(
         rows = max(1, math.prod(jax.tree.leaves(state)[0].shape[:-1]))
         chunk = min(steps // _LEAST_CHUNKS[store], _ROWS // rows)
         chunk = min(steps, max(_LEAST_STEPS, chunk))
-    return Plan(cell, store, reverse, _divisor_near(steps, chunk))
+    return Plan(cell, store, reverse, _evenly(steps, chunk))
 
 
-def _divisor_near(steps: int, chunk: int) -> int:
-    """The largest divisor of `steps` in (chunk/2, chunk], or `chunk`: a chunk that is not full costs a mask."""
-    return next((c for c in range(chunk, chunk // 2, -1) if steps % c == 0), chunk)
+def _evenly(steps: int, chunk: int) -> int:
+    """The largest divisor of `steps` in (chunk/2, chunk]: a chunk that is not full costs a mask, and steps for nothing.
+
+    Where there is none, as many chunks as of `chunk` steps, all but equal.
+    """
+    even = -(-steps // -(-steps // chunk))
+    return next((c for c in range(chunk, chunk // 2, -1) if steps % c == 0), even)
 
 
 def forward(plan: Plan, params: PyTree, state: PyTree, xs: PyTree, lengths: Any) -> tuple[PyTree, Kept]:
@@ -277,6 +281,11 @@ def _structured_layer(cell, keep_gates, chunk, params, state, xs, valid):
     chunk = _forward_chunk(chunk, steps, jax.eval_shape(cell.drive, params, xs[0]), xs)
     sequences = math.prod(jax.eval_shape(cell.emit, state).shape[:-1])
     recur, _ = cell.loop_products(params, sequences)
+    new, a = jax.eval_shape(partial(pullbacks.step_and_gates, cell), params, state, xs[0])
+    needed = _needed(cell, new, a)
+
+    def keep(a):
+        return jax.tree.map(lambda needed, leaf: leaf if needed else None, needed, a) if keep_gates else None
 
     def run(written, k):
         # The last chunk begins early enough to be full: some steps are done again, from the same state.
@@ -297,15 +306,11 @@ def _structured_layer(cell, keep_gates, chunk, params, state, xs, valid):
         (_, written), _ = lax.scan(step, (first, written), (np.arange(chunk), mask))
         return written, None
 
-    new, a = jax.eval_shape(partial(pullbacks.step_and_gates, cell), params, state, xs[0])
-    needed = _needed(cell, new, a)
-
-    def keep(a):
-        return jax.tree.map(lambda needed, leaf: leaf if needed else None, needed, a) if keep_gates else None
-
-    nothing = jax.tree.map(lambda leaf: jnp.zeros((steps, *leaf.shape), leaf.dtype), (new, keep(a)))
+    states, gates = jax.tree.map(
+        lambda leaf: jnp.zeros((steps, *leaf.shape), leaf.dtype), (new, keep(a))
+    )
     # The first chunk reads the state before it like the others, from a row of what has been written.
-    written = jax.tree.map(lambda all, leaf: jnp.broadcast_to(leaf, all.shape), nothing[0], state), nothing[1]
+    written = pullbacks.write(states, 0, state), gates
     return lax.scan(run, written, np.arange(-(-steps // chunk)))[0]
 
 
@@ -314,7 +319,7 @@ def _forward_chunk(chunk, steps, u_t, xs):
     chunk = min(chunk, steps)
     if _FEW_INPUTS * xs.shape[-1] > u_t.shape[-1]:
         return chunk
-    return _divisor_near(steps, min(chunk, max(2, _CACHED // max(1, u_t.size))))
+    return _evenly(steps, min(chunk, max(2, _CACHED // max(1, u_t.size))))
 
 
 def _row_gate_by_gate(u, j):

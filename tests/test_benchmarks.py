@@ -99,9 +99,9 @@ def test_the_record_is_complete_and_the_table_fits_a_terminal(tiny, tmp_path, ca
     assert max(len(line) for line in table if line.startswith(("tiny", "shape"))) <= 100
     assert sum(line.startswith("tiny") for line in table) == 3
 
-    (profile,) = (tmp_path / "profiles" / "gradient").iterdir()
-    assert profile.name == "tiny-tanh"
-    assert list(profile.rglob("*.xplane.pb"))
+    profiles = sorted((tmp_path / "profiles" / "gradient").iterdir())
+    assert [profile.name for profile in profiles] == ["tiny-tanh", "tiny-tanh-outputs"]
+    assert all(list(profile.rglob("*.xplane.pb")) for profile in profiles)
 
 
 def setup(dtype="float32", peers=(flax_linen.PEER,), rounds=1):
@@ -191,6 +191,18 @@ def test_a_peer_with_a_parameter_in_the_wrong_place_is_not_timed(tiny, tmp_path,
 
 def entrant(params, outputs):
     return own.Entrant(lambda: params, lambda: outputs, lambda gradient: gradient, program=None)
+
+
+def test_an_older_record_does_not_replace_a_newer_one(tmp_path):
+    page = tmp_path / "performance.md"
+    page.write_text("".join(f"<!-- begin {name} --><!-- end {name} -->" for name in (*BENCHMARKS, "missed")))
+    record = {**records.read(document.PAGE.parent / document.FOLDER / "compile-float32-cpu.json")}
+    times = ["2026-01-02T00:00:00+00:00", "2026-01-03T00:00:00+00:00", "2026-01-01T00:00:00+00:00"]
+    for i, created in enumerate(times):
+        records.write_json(tmp_path / f"{i}.json", {**record, "created": created})
+    document.update(BENCHMARKS, sorted(tmp_path.glob("*.json")), page)
+    (kept,) = document.read_all(tmp_path / document.FOLDER).values()
+    assert kept["created"] == times[1]
 
 
 def test_a_leaf_that_a_peer_has_not_is_left_out_and_one_that_is_wrong_is_not():
@@ -409,13 +421,27 @@ def test_the_parts_of_the_limit_do_the_products_of_the_gradient():
     """TB·GN·(N + D) multiplications forward, as many for the gradients of the weights, and TB·GN·N for Wᵀ δ."""
     shape, gates = Shape(B=2, T=3, N=5, D=7), 4
     counted = 0
-    for name, (function, arguments) in roofline.parts(shape, gates, "float32").items():
+    for name, ways in roofline.parts(shape, gates, "float32").items():
         steps = shape.T if name in ("recurrent", "transposed") else 1
-        for product in products(jax.make_jaxpr(function)(*arguments).jaxpr):
-            ((contracted, _), _), left = product.params["dimension_numbers"], product.invars[0]
-            counted += steps * product.outvars[0].aval.size * left.aval.shape[contracted[0]]
+        of_ways = set()
+        for function, arguments in ways:
+            multiplied = 0
+            for product in products(jax.make_jaxpr(function)(*arguments).jaxpr):
+                ((contracted, _), _), left = product.params["dimension_numbers"], product.invars[0]
+                multiplied += steps * product.outvars[0].aval.size * left.aval.shape[contracted[0]]
+            of_ways.add(multiplied)
+        (once,) = of_ways
+        counted += once
     rows = shape.T * shape.B * gates * shape.N
     assert counted == rows * (2 * shape.D + 3 * shape.N)
+
+
+def test_both_ways_of_a_part_of_the_limit_compute_the_same():
+    for ways in roofline.parts(Shape(B=2, T=3, N=5, D=7), 4, "float32").values():
+        (function, arguments), *others = ways
+        expected = function(*arguments)
+        for turned, arguments in others:
+            np.testing.assert_allclose(turned(*arguments).T, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_exponents_are_fitted_with_their_error_and_judged():
@@ -658,7 +684,7 @@ def test_records_become_tables_and_pictures_and_a_second_time_nothing_changes(pa
     assert text.endswith("<!-- end missed -->\nAfter.\n")
     assert "cpu: a processor, 2 cores; jax 1.2.3." in text
     assert (
-        "| shape | cell | hand-written | flax.linen |\n|---|---|---:|---:|\n| tiny | tanh | 1000.0 | 2000.0 |"
+        "| shape | cell | hand-written | flax.linen |\n|---|---|---:|---:|\n| tiny | tanh | 1000 | 2000 |"
         in text
     )
     assert "| fails | gradient, float32, made up | 1 |  | ≥ 2 | × 2.00 |" in text

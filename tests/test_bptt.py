@@ -396,12 +396,20 @@ def test_states_are_those_of_the_plain_unroll(dtype):
     assert_close(last, jax.tree.map(lambda leaf: leaf[-1], states), rounding(dtype, 12))
 
 
-def test_the_second_call_is_not_traced_again():
-    cell = cells.lstm()
-
+@pytest.mark.parametrize(
+    ("cell", "what", "store"),
+    [
+        (cells.lstm(), bptt.unroll, "gates"),
+        (cells.elman(), bptt.unroll, "states"),
+        (cells.gru(), bptt.final_state, "checkpoints"),
+    ],
+    ids=["lstm-gates", "elman-states", "gru-checkpoints"],
+)
+def test_the_second_call_is_not_traced_again(cell, what, store):
     def loss(params, state, xs):
-        return (bptt.unroll(cell, params, state, xs).h ** 2).sum()
+        return (cell.emit(what(cell, params, state, xs, store=store)) ** 2).sum()
 
+    chex.clear_trace_counter()  # which goes by names
     traced_once = jax.jit(jax.grad(chex.assert_max_traces(loss, n=1)))
     for seed in range(2):
         traced_once(*example(cell, "float32", seed=seed))

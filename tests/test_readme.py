@@ -16,7 +16,7 @@ from rnn_jax import datasets, tasks
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 PAGES = {path.name: path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))}
-EXAMPLE, TASK = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+EXAMPLE, TASK, FLOW = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
 def test_the_examples_run_and_show_a_gradient_that_vanishes_and_the_level_of_chance(capsys):
@@ -30,6 +30,12 @@ def test_the_examples_run_and_show_a_gradient_that_vanishes_and_the_level_of_cha
         assert re.fullmatch(r"untrained \d\.\d\d, without a memory 0\.30\n", capsys.readouterr().out)
         assert names["batch"].xs.shape == (70, 32, 10)
         assert names["batch"].targets.shape == names["batch"].weights.shape == (70, 32)
+        exec(FLOW, names)
+        shown = capsys.readouterr().out
+        found = re.fullmatch(
+            r"(\S+) nats a step: over the 60 steps that the task asks for, e\^(\S+) is left\n", shown
+        )
+        assert abs(60 * float(found[1]) - float(found[2])) < 1, shown
 
 
 def test_the_example_has_fifteen_lines_of_code():

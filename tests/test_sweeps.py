@@ -12,7 +12,17 @@ from jax.interpreters import partial_eval
 
 from benchmarks import loops
 from rnn_jax import bptt, cells, sweeps, unroll
-from tests.cases import ALL, GRADIENT_BOUND, SINGLE, assert_close, differs, example, random_cotangents
+from tests.cases import (
+    ALL,
+    GRADIENT_BOUND,
+    SINGLE,
+    assert_close,
+    differs,
+    draw,
+    example,
+    random_cotangents,
+    rounding,
+)
 
 STEPS = 41  # a prime: no chunk length divides it
 LENGTHS = jnp.array([3, 0, STEPS])
@@ -181,9 +191,11 @@ def test_wrong_arguments_are_named_before_anything_is_planned():
 
 def test_a_chunk_is_full_where_a_divisor_is_near():
     params, state, xs = example(cells.elman(), "float32", steps=12)
-    assert sweeps._divisor_near(200, 32) == 25
-    assert sweeps._divisor_near(40, 7) == 5
-    assert sweeps._divisor_near(41, 7) == 7  # a prime: the first chunk is not full
+    assert sweeps._evenly(200, 32) == 25
+    assert sweeps._evenly(40, 7) == 5
+    assert sweeps._evenly(41, 7) == 7  # a prime: the first chunk is not full
+    assert sweeps._evenly(521, 512) == 261  # 522 steps, not 1024
+    assert [sweeps._evenly(steps, 32) for steps in (1, 33, 37)] == [1, 17, 19]
     assert sweeps.plan(cells.elman(), "checkpoints", False, params, state, xs).chunk == 4
 
 
@@ -357,6 +369,65 @@ def test_the_final_state_needs_no_sequence_of_zeros_and_checkpoints_next_to_noth
     assert nested < 0.4  # 0.44 with a copy of the inputs
 
 
+def test_a_million_steps_are_gone_back_through_from_a_thousand_checkpoints():
+    compiled = compiled_gradient(cells.lstm(), "checkpoints", steps=10**6, run=bptt.final_state)
+    # As many steps at a time as there are checkpoints: of 4096 steps the same 26 numbers for each of √T.
+    assert temporary(compiled, 10**6) < 26 / 1000
+
+
+def test_a_million_steps_from_checkpoints_have_the_gradient_of_all_that_is_kept(float64):
+    steps = 10**6
+    cell = cells.elman(cells.identity)
+    turn = jnp.array([[0.6, -0.8], [0.8, 0.6]])  # nothing vanishes
+    params = cells.ElmanParams(w_hh=turn, w_xh=jnp.ones((2, 1)), b_h=jnp.zeros(2))
+    xs = draw(np.random.default_rng(0), jax.ShapeDtypeStruct((steps, 1), "float64"))
+
+    def gradients(store):
+        run = partial(bptt.final_state, cell, store=store)
+        return jax.jit(jax.grad(lambda *operands: squares(run(*operands)), (0, 1, 2)))(
+            params, jnp.ones(2), xs
+        )
+
+    assert_close(gradients("checkpoints"), gradients("gates"), rounding("float64", steps))
+
+
+def products_of_innermost_loops(compiled):
+    """How many matrix products a compiled program has in each loop that holds no other, where it has any."""
+    blocks = re.findall(
+        r"^(?:ENTRY )?%([\w.-]+) [^\n]*\{\n(.*?)^\}", compiled.as_text(), flags=re.DOTALL | re.MULTILINE
+    )
+    computations = dict(blocks)
+
+    def whole(name):
+        """With all that it calls."""
+        text = computations[name]
+        called = set(re.findall(r"%([\w.-]+)", text)) & computations.keys() - {name}
+        return text + "".join(map(whole, called))
+
+    bodies = {whole(name) for name in re.findall(r"body=%([\w.-]+)", "".join(computations.values()))}
+    counts = [len(re.findall(r" dot\(", body)) for body in bodies if " while(" not in body]
+    return sorted(filter(None, counts))
+
+
+@pytest.mark.parametrize("what", ["unroll", "final_state"])
+@every_store
+@pytest.mark.parametrize("cell", [cells.elman(), cells.gru(), cells.lstm()], ids=["elman", "gru", "lstm"])
+def test_compiled_loops_over_steps_multiply_once_a_step(cell, store, what):
+    # W h on the way forward, once more where states are made again, and Wᵀ δ on the way back.
+    run = getattr(bptt, what)
+    found = products_of_innermost_loops(compiled_gradient(cell, store, steps=200, run=run))
+    assert found == [1] * (3 if store == "checkpoints" else 2)
+
+
+@pytest.mark.parametrize("cell", [cells.elman(), cells.gru(), cells.lstm()], ids=["elman", "gru", "lstm"])
+def test_compiled_loops_of_automatic_differentiation_hold_weight_gradients(cell):
+    def run(*operands, store):
+        del store
+        return unroll.unroll(*operands)
+
+    assert max(products_of_innermost_loops(compiled_gradient(cell, None, steps=200, run=run))) >= 3
+
+
 def multiplications(jaxpr):
     """Those of the matrix products of a program, every step of its loops counted; of branches, the most."""
     total = 0
@@ -378,7 +449,19 @@ def multiplications(jaxpr):
     ("cell", "gates"), [(cells.elman(), 1), (cells.gru(), 3), (cells.lstm(), 4)], ids=["elman", "gru", "lstm"]
 )
 def test_a_gradient_multiplies_no_more_than_the_equations_ask_for(cell, gates, store, what, short_chunks):
-    params, state, xs = example(cell, "float32", steps=16, batch=(3,))
+    counted, asked = multiplied(cell, gates, store, what, steps=16)
+    assert counted == asked
+
+
+@every_store
+def test_a_chunk_that_is_not_full_costs_few_steps_for_nothing(store, short_chunks):
+    counted, asked = multiplied(cells.gru(), 3, store, "unroll", steps=37)  # six chunks of seven steps
+    assert asked < counted <= asked * 42 / 37
+
+
+def multiplied(cell, gates, store, what, steps):
+    """What a gradient multiplies, and what the equations ask for."""
+    params, state, xs = example(cell, "float32", steps=steps, batch=(3,))
 
     def loss(params):
         return squares(cell.emit(getattr(bptt, what)(cell, params, state, xs, store=store)))
@@ -388,7 +471,7 @@ def test_a_gradient_multiplies_no_more_than_the_equations_ask_for(cell, gates, s
     (steps, batch, d), n = xs.shape, params.w_hh.shape[-1]
     # u and r; Wᵀ dr; both weight gradients: 2 D + 3 N for every row. What is not kept is formed once more.
     again = 0 if store == "gates" or (cell is cells.elman() and store == "states") else d + n
-    assert multiplications(live) == steps * batch * gates * n * (2 * d + 3 * n + again)
+    return multiplications(live), steps * batch * gates * n * (2 * d + 3 * n + again)
 
 
 @pytest.mark.parametrize(("cell", "gates"), [(cells.gru(), 3), (cells.lstm(), 4)], ids=["gru", "lstm"])

@@ -1,8 +1,7 @@
 """torch's nn.RNN, nn.GRU and nn.LSTM, with their fused kernels: oneDNN's on a CPU, cuDNN's on a GPU of NVIDIA's.
 
 It runs where JAX does, in full precision and with as many threads. It has two biases where one would do. The second
-is zero here, but for the candidate of the GRU, where it is b_hn; of its gradient only what corresponds is compared.
-Like everyone else it is asked for the gradient of the parameters alone.
+is zero here, and its gradient is not asked for, but for the candidate of the GRU, where it is b_hn and is compared.
 """
 
 import jax
@@ -40,6 +39,9 @@ def build(cell_name: str, params: PyTree, state: PyTree, xs: jax.Array, last: bo
         xs.shape[-1], params.w_hh.shape[-1], dtype=parameters["bias_ih_l0"].dtype, device=device
     )
     module.load_state_dict(parameters)
+    if cell_name != "gru":
+        module.bias_hh_l0.requires_grad_(False)  # one bias too many
+    wanted = {name: array for name, array in module.named_parameters() if array.requires_grad}
     inputs = tensor(xs)
     # One layer is the leading axis of the state.
     h_0 = [tensor(leaf)[None] for leaf in ([state.h, state.c] if cell_name == "lstm" else [state])]
@@ -55,8 +57,8 @@ def build(cell_name: str, params: PyTree, state: PyTree, xs: jax.Array, last: bo
         return result
 
     def gradient():
-        result = torch.autograd.grad((forward() ** 2).sum(), list(module.parameters()))
-        return finished(dict(zip(parameters, result, strict=True)))
+        result = torch.autograd.grad((forward() ** 2).sum(), list(wanted.values()))
+        return finished(dict(zip(wanted, result, strict=True)))
 
     def outputs():
         with torch.no_grad():

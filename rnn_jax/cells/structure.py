@@ -130,14 +130,13 @@ def loop_products(params: PyTree, rows: int) -> tuple[Callable, Callable]:
     def recur(h):
         return _product(weights, h, partial(project, weights)).reshape(*h.shape[:-1], *gates)
 
-    direct = partial(project_back, weights)
+    direct, transposed = partial(project_back, weights), weights.T
 
     def recur_pullback(dr):
         dr = dr.reshape(*dr.shape[: dr.ndim - len(gates)], len(weights))
         # Turned round, this product has to outweigh the turning of its operands.
         return _product(transposed, dr, direct) if rows > 1 and size >= _WIDE else direct(dr)
 
-    transposed = weights.T
     return recur, recur_pullback
 
 
