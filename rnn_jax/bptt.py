@@ -22,8 +22,8 @@ their option `store`:
 
 Having a custom VJP they have no forward mode: for `jvp`, `jacfwd` or `linearize` use `rnn_jax.unroll`. Second
 derivatives are those of the plain unrolling. Write batches in the batch axes: under `vmap` with shared parameters a
-weight gradient is formed for each example before they are summed, and `store` is chosen by the size of one. What is differentiated, once or twice, must come in
-through params, state or xs: a step must not close over it.
+weight gradient is formed for each example before they are summed, and `store` is chosen by the size of one. What is
+differentiated, once or twice, must come in through params, state or xs: a step must not close over it.
 """
 
 from functools import partial

@@ -306,9 +306,7 @@ def _structured_layer(cell, keep_gates, chunk, params, state, xs, valid):
         (_, written), _ = lax.scan(step, (first, written), (np.arange(chunk), mask))
         return written, None
 
-    states, gates = jax.tree.map(
-        lambda leaf: jnp.zeros((steps, *leaf.shape), leaf.dtype), (new, keep(a))
-    )
+    states, gates = jax.tree.map(lambda leaf: jnp.zeros((steps, *leaf.shape), leaf.dtype), (new, keep(a)))
     # The first chunk reads the state before it like the others, from a row of what has been written.
     written = pullbacks.write(states, 0, state), gates
     return lax.scan(run, written, np.arange(-(-steps // chunk)))[0]
