@@ -123,7 +123,7 @@ def number(title: str, width: int, *path: str, scale: float = 1.0, form: str = "
 
 
 def milliseconds(title: str, width: int, *path: str) -> Column:
-    """A column that shows seconds as milliseconds, in three digits or all that are before the point.
+    """A column that shows seconds as milliseconds, with fewer decimals the longer it took.
 
     >>> [milliseconds("ms", 9, "median").text({"median": 1e-3 * ms}) for ms in (0.4567, 45.67, 4567.0)]
     ['0.46', '45.7', '4567']

@@ -46,7 +46,7 @@ _FEW_INPUTS = 8
 """Units to each input from which on the product with the inputs costs little, in whatever pieces."""
 
 _CACHED = 2**16
-"""Numbers of u_t that are still in a fast cache when the loop over steps comes to read them."""
+"""Numbers of u_t that are still in a CPU's fast cache when the loop over steps comes to read them."""
 
 _KEPT_BYTES = 2**30
 """What the forward sweep may keep where nothing is asked for: gates up to here, else states."""
@@ -274,11 +274,29 @@ def _plain_layer(cell, keep_gates, chunk, params, state, xs, valid):
 
 
 def _structured_layer(cell, keep_gates, chunk, params, state, xs, valid):
-    """u_t of a chunk in one product, then step by step r_t, a_t and s_t, each written where it stays."""
+    """A layer in chunks: those of the backward sweep, or shorter ones on a CPU where inputs are few."""
     body, steps = unrolling.body_of(cell.step, params), checks.sequence_length(xs)
     # The step says what is wrong with its arguments; its parts do not.
     jax.eval_shape(body, state, (xs[0], None if valid is None else valid[0]))
-    chunk = _forward_chunk(chunk, steps, jax.eval_shape(cell.drive, params, xs[0]), xs)
+    chunk = min(chunk, steps)
+    short = _cached_chunk(chunk, jax.eval_shape(cell.drive, params, xs[0]), xs)
+    run, operands = partial(_chunked_layer, cell, keep_gates), (params, state, xs, valid)
+    if short == chunk:
+        return run(chunk, *operands)
+    # An accelerator would wait longer for the launches of more chunks than its caches save.
+    return lax.platform_dependent(*operands, cpu=partial(run, short), default=partial(run, chunk))
+
+
+def _cached_chunk(chunk, u_t, xs):
+    """Steps whose u_t fit a cache, at most `chunk`; all of them where the inputs are not few."""
+    if _FEW_INPUTS * xs.shape[-1] > u_t.shape[-1]:
+        return chunk
+    return _evenly(len(xs), min(chunk, max(2, _CACHED // max(1, u_t.size))))
+
+
+def _chunked_layer(cell, keep_gates, chunk, params, state, xs, valid):
+    """u_t of a chunk in one product, then step by step r_t, a_t and s_t, each written where it stays."""
+    steps = len(xs)
     sequences = math.prod(jax.eval_shape(cell.emit, state).shape[:-1])
     recur, _ = cell.loop_products(params, sequences)
     new, a = jax.eval_shape(partial(pullbacks.step_and_gates, cell), params, state, xs[0])
@@ -306,18 +324,10 @@ def _structured_layer(cell, keep_gates, chunk, params, state, xs, valid):
         (_, written), _ = lax.scan(step, (first, written), (np.arange(chunk), mask))
         return written, None
 
-    states, gates = jax.tree.map(lambda leaf: jnp.zeros((steps, *leaf.shape), leaf.dtype), (new, keep(a)))
+    nothing = jax.tree.map(lambda leaf: jnp.zeros((steps, *leaf.shape), leaf.dtype), keep(a))
     # The first chunk reads the state before it like the others, from a row of what has been written.
-    written = pullbacks.write(states, 0, state), gates
+    written = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (steps, *leaf.shape)), state), nothing
     return lax.scan(run, written, np.arange(-(-steps // chunk)))[0]
-
-
-def _forward_chunk(chunk, steps, u_t, xs):
-    """Steps whose u_t are made at once: those of the backward sweep, or fewer where inputs are few."""
-    chunk = min(chunk, steps)
-    if _FEW_INPUTS * xs.shape[-1] > u_t.shape[-1]:
-        return chunk
-    return _evenly(steps, min(chunk, max(2, _CACHED // max(1, u_t.size))))
 
 
 def _row_gate_by_gate(u, j):

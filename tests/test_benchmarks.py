@@ -196,7 +196,7 @@ def entrant(params, outputs):
 def test_an_older_record_does_not_replace_a_newer_one(tmp_path):
     page = tmp_path / "performance.md"
     page.write_text("".join(f"<!-- begin {name} --><!-- end {name} -->" for name in (*BENCHMARKS, "missed")))
-    record = {**records.read(document.PAGE.parent / document.FOLDER / "compile-float32-cpu.json")}
+    record = made_up("compile")
     times = ["2026-01-02T00:00:00+00:00", "2026-01-03T00:00:00+00:00", "2026-01-01T00:00:00+00:00"]
     for i, created in enumerate(times):
         records.write_json(tmp_path / f"{i}.json", {**record, "created": created})

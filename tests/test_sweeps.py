@@ -199,10 +199,10 @@ def test_a_chunk_is_full_where_a_divisor_is_near():
     assert sweeps.plan(cells.elman(), "checkpoints", False, params, state, xs).chunk == 4
 
 
-def test_where_inputs_are_few_the_forward_sweep_goes_in_shorter_chunks(monkeypatch, float64):
+def test_where_inputs_are_few_the_forward_sweep_goes_in_shorter_chunks_on_a_cpu(monkeypatch, float64):
     def chunk(inputs, batch, units):
         u_t = jax.ShapeDtypeStruct((batch, 4, units), jnp.float32)
-        return sweeps._forward_chunk(100, 1000, u_t, jax.ShapeDtypeStruct((1000, batch, inputs), jnp.float32))
+        return sweeps._cached_chunk(100, u_t, jax.ShapeDtypeStruct((1000, batch, inputs), jnp.float32))
 
     assert [chunk(inputs, 8, 64) for inputs in (8, 9)] == [25, 100]  # 32 steps fit, and 25 is a divisor near
     assert [chunk(1, batch, 64) for batch in (0, 1, 500)] == [100, 100, 2]
@@ -211,7 +211,7 @@ def test_where_inputs_are_few_the_forward_sweep_goes_in_shorter_chunks(monkeypat
     case, cotangents = problem(cell)
     monkeypatch.setattr(sweeps, "_FEW_INPUTS", 1)
     monkeypatch.setattr(sweeps, "_CACHED", 0)
-    assert sweeps._forward_chunk(STEPS, STEPS, jax.eval_shape(cell.drive, case[0], case[2][0]), case[2]) == 2
+    assert sweeps._cached_chunk(STEPS, jax.eval_shape(cell.drive, case[0], case[2][0]), case[2]) == 2
     by_hand = jax.jit(partial(gradients_of, partial(bptt.unroll, lengths=LENGTHS), cell))(*case, cotangents)
     expected = partial(automatic, cell, lengths=LENGTHS)
     assert_close(by_hand, expected(*case, cotangents), GRADIENT_BOUND["float64"])
@@ -376,7 +376,7 @@ def test_a_million_steps_are_gone_back_through_from_a_thousand_checkpoints():
 
 
 def test_a_million_steps_from_checkpoints_have_the_gradient_of_all_that_is_kept(float64):
-    steps = 10**6
+    steps = 1_000_003  # a prime
     cell = cells.elman(cells.identity)
     turn = jnp.array([[0.6, -0.8], [0.8, 0.6]])  # nothing vanishes
     params = cells.ElmanParams(w_hh=turn, w_xh=jnp.ones((2, 1)), b_h=jnp.zeros(2))
@@ -401,7 +401,7 @@ def products_of_innermost_loops(compiled):
     def whole(name):
         """With all that it calls."""
         text = computations[name]
-        called = set(re.findall(r"%([\w.-]+)", text)) & computations.keys() - {name}
+        called = set(re.findall(r"(?:calls|to_apply|body|condition)=%([\w.-]+)", text))
         return text + "".join(map(whole, called))
 
     bodies = {whole(name) for name in re.findall(r"body=%([\w.-]+)", "".join(computations.values()))}
@@ -409,6 +409,12 @@ def products_of_innermost_loops(compiled):
     return sorted(filter(None, counts))
 
 
+on_a_cpu = pytest.mark.skipif(
+    jax.default_backend() != "cpu", reason="other backends have other names for a matrix product"
+)
+
+
+@on_a_cpu
 @pytest.mark.parametrize("what", ["unroll", "final_state"])
 @every_store
 @pytest.mark.parametrize("cell", [cells.elman(), cells.gru(), cells.lstm()], ids=["elman", "gru", "lstm"])
@@ -419,6 +425,7 @@ def test_compiled_loops_over_steps_multiply_once_a_step(cell, store, what):
     assert found == [1] * (3 if store == "checkpoints" else 2)
 
 
+@on_a_cpu
 @pytest.mark.parametrize("cell", [cells.elman(), cells.gru(), cells.lstm()], ids=["elman", "gru", "lstm"])
 def test_compiled_loops_of_automatic_differentiation_hold_weight_gradients(cell):
     def run(*operands, store):
@@ -455,8 +462,8 @@ def test_a_gradient_multiplies_no_more_than_the_equations_ask_for(cell, gates, s
 
 @every_store
 def test_a_chunk_that_is_not_full_costs_few_steps_for_nothing(store, short_chunks):
-    counted, asked = multiplied(cells.gru(), 3, store, "unroll", steps=37)  # six chunks of seven steps
-    assert asked < counted <= asked * 42 / 37
+    counted, asked = multiplied(cells.gru(), 3, store, "unroll", steps=29)  # five chunks of six steps
+    assert asked < counted <= asked * 30 / 29
 
 
 def multiplied(cell, gates, store, what, steps):
