@@ -305,10 +305,12 @@ def _chunked_layer(cell, keep_gates, chunk, params, state, xs, valid):
     def keep(a):
         return jax.tree.map(lambda needed, leaf: leaf if needed else None, needed, a) if keep_gates else None
 
-    def run(written, k):
+    def run(carry, k):
+        s, written = carry
         # The last chunk begins early enough to be full: some steps are done again, from the same state.
         start = jnp.minimum(k * chunk, steps - chunk)
-        first = pullbacks.row(written[0], jnp.maximum(start - 1, 0))
+        if steps % chunk:
+            s = pullbacks.row(written[0], jnp.maximum(start - 1, 0))
         mask, x = pullbacks.rows((valid, xs), start, chunk)
         u = cell.drive(params, unrolling.where_valid(mask, x, jnp.zeros_like(x)))
 
@@ -321,13 +323,13 @@ def _chunked_layer(cell, keep_gates, chunk, params, state, xs, valid):
             s = unrolling.where_valid(mask, cell.update(s, a), s)
             return (s, pullbacks.write(written, start + j, (s, keep(a)))), None
 
-        (_, written), _ = lax.scan(step, (first, written), (np.arange(chunk), mask))
-        return written, None
+        return lax.scan(step, (s, written), (np.arange(chunk), mask))[0], None
 
     nothing = jax.tree.map(lambda leaf: jnp.zeros((steps, *leaf.shape), leaf.dtype), keep(a))
-    # The first chunk reads the state before it like the others, from a row of what has been written.
+    # The first chunk may read the state before it like the others, from a row of what has been written.
     written = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (steps, *leaf.shape)), state), nothing
-    return lax.scan(run, written, np.arange(-(-steps // chunk)))[0]
+    (_, written), _ = lax.scan(run, (state, written), np.arange(-(-steps // chunk)))
+    return written
 
 
 def _row_gate_by_gate(u, j):
