@@ -104,7 +104,8 @@ def _legend(figure, axes):
     for axis in axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
-    figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=6)
+    columns = len(found) if len(found) <= 6 else -(-len(found) // 2)
+    figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=columns)
 
 
 def _gradient(figure, cases):
