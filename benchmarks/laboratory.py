@@ -216,7 +216,7 @@ def singular(sizes: Sizes, setup: Setup) -> Question:
     """
     stack = _gaussian_stack(sizes, setup.dtype)
     if setup.dtype == "float32":
-        stack = jnp.eye(sizes.N, dtype=stack.dtype) + 0.1 * stack
+        stack = jnp.eye(sizes.N, dtype=stack.dtype)[None] + 0.1 * stack
 
     def here(stack):
         return spectrum.log_singular_values(stack, lags=(sizes.T,)).values.sum(-1) / sizes.T
