@@ -113,9 +113,8 @@ def exponent(sizes: Sizes, setup: Setup) -> Question:
     contenders = {
         HERE: streamed,
         "Jacobians first": partial(materialised, jacobians.state_jacobians),
-        "by structure": partial(
-            materialised, jacobians.structured
-        ),  # a stack that is this library's own work
+        # A stack that is this library's own work.
+        "by structure": partial(materialised, jacobians.structured),
     }
     return Question((params, state, xs), contenders, {"Jacobians first": sizes.N / 8}, 100 * sizes.T**0.5)
 
@@ -232,23 +231,13 @@ def profile(sizes: Sizes, setup: Setup) -> Question:
     """The loss ½ ‖h_t‖² of a tanh network."""
     cell, params, state, xs = _driven(sizes, setup.dtype)
 
-    def losses(states):
-        return 0.5 * (states * states).sum(-1)
-
     def here(params, state, xs):
-        log_norms = flow.profile(cell, params, state, xs, losses, lags=0, directions=0).log_norms
+        log_norms = flow.profile(cell, params, state, xs, _losses, lags=0, directions=0).log_norms
         return jnp.exp(log_norms)[:, 1:]
 
     def pullback(params, state, xs):
         """Of all L_t to a shift of every h_k."""
-
-        def shifted(params, state, inputs):
-            x, shift = inputs
-            return cell.step(params, state, x) + shift
-
-        def of_shifts(shifts):
-            return losses(unroll.unroll(shifted, params, state, (xs, shifts)))
-
+        of_shifts = partial(_losses_of_shifts, cell, params, state, xs)
         return jax.vjp(of_shifts, jnp.zeros((sizes.T, sizes.N), setup.dtype))[1]
 
     def norms(pull):
@@ -274,18 +263,12 @@ def deltas(sizes: Sizes, setup: Setup) -> Question:
         states = bptt.unroll(cell, params, state, xs)
         return jnp.linalg.norm(bptt.bptt(cell, params, state, xs, states).deltas, axis=-1)
 
-    def loss(params, state, xs, shifts):
-        def shifted(params, state, inputs):
-            x, shift = inputs
-            return cell.step(params, state, x) + shift
-
-        states = unroll.unroll(shifted, params, state, (xs, shifts))
-        return 0.5 * (states * states).sum()
+    nowhere = jnp.zeros((sizes.T, sizes.N), setup.dtype)
 
     def in_turn(params, state, xs):
         def reaching(k):
             def of_shift(shift):
-                return loss(params, state, xs, jnp.zeros((sizes.T, sizes.N), setup.dtype).at[k].set(shift))
+                return _losses_of_shifts(cell, params, state, xs, nowhere.at[k].set(shift)).sum()
 
             # A zero that no compiler knows: what is the same for all k would be computed once.
             return jnp.linalg.norm(jax.grad(of_shift)(0 * state * k))
@@ -293,8 +276,8 @@ def deltas(sizes: Sizes, setup: Setup) -> Question:
         return lax.map(reaching, jnp.arange(sizes.T))
 
     def at_once(params, state, xs):
-        shifts = jnp.zeros((sizes.T, sizes.N), setup.dtype)
-        return jnp.linalg.norm(jax.grad(loss, argnums=3)(params, state, xs, shifts), axis=-1)
+        of_shifts = partial(_losses_of_shifts, cell, params, state, xs)
+        return jnp.linalg.norm(jax.grad(lambda shifts: of_shifts(shifts).sum())(nowhere), axis=-1)
 
     contenders = {HERE: here, "a pass a step": in_turn, "shifts": at_once}
     return Question((params, state, xs), contenders, {"a pass a step": sizes.T / 4}, 10 * sizes.T)
@@ -306,6 +289,23 @@ def _driven(sizes: Sizes, dtype: str) -> tuple[Cell, PyTree, jax.Array, jax.Arra
     params = cell.init(jax.random.key(0), 8, sizes.N, dtype=dtype)
     xs = jnp.asarray(np.random.default_rng(0).normal(size=(sizes.T, 8)).astype(dtype))
     return cell, params, jnp.full(sizes.N, 0.1, dtype), xs
+
+
+def _losses(states: jax.Array) -> jax.Array:
+    """L_t = ½ ‖h_t‖²."""
+    return 0.5 * (states * states).sum(-1)
+
+
+def _losses_of_shifts(
+    cell: Cell, params: PyTree, state: jax.Array, xs: jax.Array, shifts: jax.Array
+) -> jax.Array:
+    """L_1 … L_T where a shift is added to every h_k: their derivatives in it are those in h_k."""
+
+    def shifted(params, state, inputs):
+        x, shift = inputs
+        return cell.step(params, state, x) + shift
+
+    return _losses(unroll.unroll(shifted, params, state, (xs, shifts)))
 
 
 QUESTIONS: dict[str, Callable[[Sizes, Setup], Question]] = {

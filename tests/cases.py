@@ -1,5 +1,6 @@
 """The registry of cells that the shared contracts run over, examples for them, and the one way to compare."""
 
+import math
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -7,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import loops
 from rnn_jax import cells
 
 STRUCTURED = {
@@ -112,3 +114,18 @@ def differs(actual, expected, bound) -> bool:
     except AssertionError:
         return True
     return False
+
+
+def multiplications(jaxpr):
+    """Those of the matrix products of a program, every step of its loops counted; of branches, the most."""
+    total = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            ((contracted, _), _), left = equation.params["dimension_numbers"], equation.invars[0].aval
+            total += equation.outvars[0].aval.size * math.prod(left.shape[axis] for axis in contracted)
+        inner = [multiplications(program) for program in loops._programs(equation.params.values())]
+        if equation.primitive.name == "cond":
+            total += max(inner)
+        else:
+            total += equation.params.get("length", 1) * sum(inner)
+    return total

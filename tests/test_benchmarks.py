@@ -40,6 +40,7 @@ from benchmarks.__main__ import BENCHMARKS, main
 from benchmarks.peers import flax_linen, own, torch_nn
 from benchmarks.runner import Preset
 from benchmarks.workloads import Plan, Shape
+from tests.cases import multiplications
 
 # All sizes equal: a count that went by shapes could not tell a weight gradient from another product.
 SQUARE = Shape(B=4, T=5, N=4, D=4)
@@ -408,29 +409,14 @@ def test_the_composed_limit_is_the_sum_of_its_parts_in_every_round(tiny, tmp_pat
     assert case["contenders"]["limit"]["ratio"] == harness.ratios(limit, whole)
 
 
-def products(jaxpr):
-    """All matrix products of a program, with those inside its loops."""
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general":
-            yield equation
-        for inner in loops._programs(equation.params.values()):
-            yield from products(inner)
-
-
 def test_the_parts_of_the_limit_do_the_products_of_the_gradient():
     """TB·GN·(N + D) multiplications forward, as many for the gradients of the weights, and TB·GN·N for Wᵀ δ."""
     shape, gates = Shape(B=2, T=3, N=5, D=7), 4
     counted = 0
-    for name, ways in roofline.parts(shape, gates, "float32").items():
-        steps = shape.T if name in ("recurrent", "transposed") else 1
-        of_ways = set()
-        for function, arguments in ways:
-            multiplied = 0
-            for product in products(jax.make_jaxpr(function)(*arguments).jaxpr):
-                ((contracted, _), _), left = product.params["dimension_numbers"], product.invars[0]
-                multiplied += steps * product.outvars[0].aval.size * left.aval.shape[contracted[0]]
-            of_ways.add(multiplied)
-        (once,) = of_ways
+    for ways in roofline.parts(shape, gates, "float32").values():
+        (once,) = {
+            multiplications(jax.make_jaxpr(function)(*arguments).jaxpr) for function, arguments in ways
+        }
         counted += once
     rows = shape.T * shape.B * gates * shape.N
     assert counted == rows * (2 * shape.D + 3 * shape.N)

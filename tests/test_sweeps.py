@@ -1,6 +1,5 @@
 """The backward sweep in every mode equals automatic differentiation, and costs what it says."""
 
-import math
 import re
 from functools import partial
 
@@ -10,7 +9,6 @@ import numpy as np
 import pytest
 from jax.interpreters import partial_eval
 
-from benchmarks import loops
 from rnn_jax import bptt, cells, sweeps, unroll
 from tests.cases import (
     ALL,
@@ -20,6 +18,7 @@ from tests.cases import (
     differs,
     draw,
     example,
+    multiplications,
     random_cotangents,
     rounding,
 )
@@ -442,21 +441,6 @@ def test_compiled_loops_of_automatic_differentiation_hold_weight_gradients(cell)
         return unroll.unroll(*operands)
 
     assert max(products_of_innermost_loops(compiled_gradient(cell, None, steps=200, run=run))) >= 3
-
-
-def multiplications(jaxpr):
-    """Those of the matrix products of a program, every step of its loops counted; of branches, the most."""
-    total = 0
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general":
-            ((contracted, _), _), left = equation.params["dimension_numbers"], equation.invars[0].aval
-            total += equation.outvars[0].aval.size * math.prod(left.shape[axis] for axis in contracted)
-        inner = [multiplications(program) for program in loops._programs(equation.params.values())]
-        if equation.primitive.name == "cond":
-            total += max(inner)
-        else:
-            total += equation.params.get("length", 1) * sum(inner)
-    return total
 
 
 @pytest.mark.parametrize("what", ["unroll", "final_state"])
