@@ -223,13 +223,15 @@ def rows(tree: PyTree, start: jax.Array | int, count: int) -> PyTree:
     return jax.tree.map(entries, tree)
 
 
-def write(tree: PyTree, t: jax.Array | int, entries: PyTree) -> PyTree:
-    """The tree with its entry t along time replaced.
+def write(tree: PyTree, start: jax.Array | int, entries: PyTree) -> PyTree:
+    """The tree with its entries along time from `start` on replaced.
 
-    >>> write(jnp.arange(3), 1, 7)
-    Array([0, 7, 2], dtype=int32)
+    >>> write(jnp.arange(4), 1, jnp.array([7, 8]))
+    Array([0, 7, 8, 3], dtype=int32)
     """
-    replaced = partial(lax.dynamic_update_index_in_dim, index=t, axis=0, allow_negative_indices=False)
+    replaced = partial(
+        lax.dynamic_update_slice_in_dim, start_index=start, axis=0, allow_negative_indices=False
+    )
     return jax.tree.map(replaced, tree, entries)
 
 

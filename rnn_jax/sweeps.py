@@ -37,10 +37,15 @@ from rnn_jax.types import Cell, PyTree, Step, as_step, is_structured, layers_of,
 STORES = ("gates", "states", "checkpoints")
 
 # Steps × batch of a chunk: enough rows for the products over a chunk to run at full speed, few enough to stay in a
-# cache. Where memory is what counts, a small part of the sequence.
-_ROWS = 512
+# CPU's cache. An accelerator waits for some twenty launches a chunk, and has room. Where memory is what counts, a small
+# part of the sequence.
+_ROWS = {"cpu": 512, "accelerator": 2**15}
 _LEAST_CHUNKS = {"gates": 1, "states": 32}
 _LEAST_STEPS = 4  # with fewer, summing a chunk's share into the weight gradients would be a step's work
+
+_TOGETHER = {"cpu": 1, "accelerator": 4}
+"""Steps that a loop writes out in one turn. An accelerator launches as many kernels for what a turn does beside its
+steps, and to write four results together, as for one; and runs many launches as one graph, few one by one."""
 
 _FEW_INPUTS = 8
 """Units to each input from which on the product with the inputs costs little, in whatever pieces."""
@@ -140,18 +145,26 @@ def plan(
     else:
         # For a bare step this takes all but the last axis of its state for a batch: a guess at its size, no more.
         rows = max(1, math.prod(jax.tree.leaves(state)[0].shape[:-1]))
-        chunk = min(steps // _LEAST_CHUNKS[store], _ROWS // rows)
+        chunk = min(steps // _LEAST_CHUNKS[store], _ROWS[_device()] // rows)
         chunk = min(steps, max(_LEAST_STEPS, chunk))
-    return Plan(cell, store, reverse, _evenly(steps, chunk))
+    return Plan(cell, store, reverse, _evenly(steps, chunk, _TOGETHER[_device()]))
 
 
-def _evenly(steps: int, chunk: int) -> int:
-    """The largest divisor of `steps` in (chunk/2, chunk]: a chunk that is not full costs a mask, and steps for nothing.
+def _device() -> str:
+    """What the program is likely to run on, of which only its speed depends: where it is compiled by default."""
+    return "cpu" if jax.default_backend() == "cpu" else "accelerator"
 
-    Where there is none, as many chunks as of `chunk` steps, all but equal.
+
+def _evenly(steps: int, chunk: int, multiple: int) -> int:
+    """The steps of a chunk: a divisor of all, for one that is not full costs a mask and steps for nothing.
+
+    It is the largest in (chunk/2, chunk] that can be cut into parts of `multiple` steps. Where there is none, as many
+    chunks as of `chunk` steps, or one more, all but equal and cut likewise, or all steps.
     """
-    even = -(-steps // -(-steps // chunk))
-    return next((c for c in range(chunk, chunk // 2, -1) if steps % c == 0), even)
+    divisors = (c for c in range(chunk, chunk // 2, -1) if steps % c == 0 and c % multiple == 0)
+    count = -(-steps // chunk)
+    even = (-(-steps // (count * multiple)) * multiple for count in (count, count + 1))
+    return next(divisors, None) or next((c for c in even if c <= steps), steps)
 
 
 def forward(plan: Plan, params: PyTree, state: PyTree, xs: PyTree, lengths: Any) -> tuple[PyTree, Kept]:
@@ -270,7 +283,10 @@ def _plain_layer(cell, keep_gates, chunk, params, state, xs, valid):
     """A cell or step that has no gates to keep, and no part that can be taken out of the loop."""
     del keep_gates, chunk
     body = unrolling.body_of(as_step(cell), params)
-    return lax.scan(lambda s, inputs: (new := body(s, inputs), new), state, (xs, valid))[1], None
+    together = _TOGETHER[_device()]
+    return lax.scan(lambda s, inputs: (new := body(s, inputs), new), state, (xs, valid), unroll=together)[
+        1
+    ], None
 
 
 def _structured_layer(cell, keep_gates, chunk, params, state, xs, valid):
@@ -279,19 +295,21 @@ def _structured_layer(cell, keep_gates, chunk, params, state, xs, valid):
     # The step says what is wrong with its arguments; its parts do not.
     jax.eval_shape(body, state, (xs[0], None if valid is None else valid[0]))
     chunk = min(chunk, steps)
-    short = _cached_chunk(chunk, jax.eval_shape(cell.drive, params, xs[0]), xs)
-    run, operands = partial(_chunked_layer, cell, keep_gates), (params, state, xs, valid)
-    if short == chunk:
-        return run(chunk, *operands)
-    # An accelerator would wait longer for the launches of more chunks than its caches save.
-    return lax.platform_dependent(*operands, cpu=partial(run, short), default=partial(run, chunk))
+    if _device() == "cpu":
+        chunk = _cached_chunk(chunk, jax.eval_shape(cell.drive, params, xs[0]), xs)
+    return _chunked_layer(cell, keep_gates, chunk, params, state, xs, valid)
 
 
 def _cached_chunk(chunk, u_t, xs):
     """Steps whose u_t fit a cache, at most `chunk`; all of them where the inputs are not few."""
     if _FEW_INPUTS * xs.shape[-1] > u_t.shape[-1]:
         return chunk
-    return _evenly(len(xs), min(chunk, max(2, _CACHED // max(1, u_t.size))))
+    return _evenly(len(xs), min(chunk, max(2, _CACHED // max(1, u_t.size))), _TOGETHER["cpu"])
+
+
+def _together(chunk: int) -> int:
+    """Steps that the loop over a chunk writes out in one turn."""
+    return math.gcd(chunk, _TOGETHER[_device()])
 
 
 def _chunked_layer(cell, keep_gates, chunk, params, state, xs, valid):
@@ -301,6 +319,7 @@ def _chunked_layer(cell, keep_gates, chunk, params, state, xs, valid):
     recur, _ = cell.loop_products(params, sequences)
     new, a = jax.eval_shape(partial(pullbacks.step_and_gates, cell), params, state, xs[0])
     needed = _needed(cell, new, a)
+    together = _together(chunk)
 
     def keep(a):
         return jax.tree.map(lambda needed, leaf: leaf if needed else None, needed, a) if keep_gates else None
@@ -314,16 +333,25 @@ def _chunked_layer(cell, keep_gates, chunk, params, state, xs, valid):
         mask, x = pullbacks.rows((valid, xs), start, chunk)
         u = cell.drive(params, unrolling.where_valid(mask, x, jnp.zeros_like(x)))
 
-        def step(carry, inputs):
-            s, written = carry
-            j, mask = inputs
+        def step(s, j, mask):
             h = cell.emit(s)
             u_t = _row_gate_by_gate(u, j) if u.ndim > h.ndim + 1 else pullbacks.row(u, j)
             a = cell.gates(u_t, recur(h))
-            s = unrolling.where_valid(mask, cell.update(s, a), s)
-            return (s, pullbacks.write(written, start + j, (s, keep(a)))), None
+            return unrolling.where_valid(mask, cell.update(s, a), s), a
 
-        return lax.scan(step, (s, written), (np.arange(chunk), mask))[0], None
+        def turn(carry, inputs):
+            s, written = carry
+            first, mask = inputs
+            made = []
+            for i in range(together):
+                s, a = step(s, first + i, None if mask is None else mask[i])
+                made.append((s, keep(a)))
+            made = jax.tree.map(lambda *entries: jnp.stack(entries), *made)
+            return (s, pullbacks.write(written, start + first, made)), None
+
+        turns = np.arange(0, chunk, together)
+        masks = None if mask is None else mask.reshape(-1, together, *mask.shape[1:])
+        return lax.scan(turn, (s, written), (turns, masks))[0], None
 
     nothing = jax.tree.map(lambda leaf: jnp.zeros((steps, *leaf.shape), leaf.dtype), keep(a))
     # The first chunk may read the state before it like the others, from a row of what has been written.
@@ -507,7 +535,8 @@ def _sweep_layer(cell, params, xs, chunk, mask, cotangents, carried) -> Swept:
         return unrolling.where_valid(mask, passed, delta), (carried, collected)
 
     inputs = (np.arange(chunk.size), cotangents, mask)
-    d_state, (carried, collected) = lax.scan(one_step, carried, inputs, reverse=True)
+    together = _together(chunk.size)
+    d_state, (carried, collected) = lax.scan(one_step, carried, inputs, reverse=True, unroll=together)
     sums, d_xs = local.finish(collected)
     return Swept(sums, d_state, d_xs, carried)
 

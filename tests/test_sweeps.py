@@ -31,7 +31,7 @@ every_store = pytest.mark.parametrize("store", sweeps.STORES)
 @pytest.fixture
 def short_chunks(monkeypatch):
     """Chunks of 7 steps for three sequences."""
-    monkeypatch.setattr(sweeps, "_ROWS", 21)
+    monkeypatch.setattr(sweeps, "_ROWS", dict.fromkeys(sweeps._ROWS, 21))
     monkeypatch.setattr(sweeps, "_LEAST_CHUNKS", {"gates": 1, "states": 1})
 
 
@@ -190,12 +190,47 @@ def test_wrong_arguments_are_named_before_anything_is_planned():
 
 def test_a_chunk_is_full_where_a_divisor_is_near():
     params, state, xs = example(cells.elman(), "float32", steps=12)
-    assert sweeps._evenly(200, 32) == 25
-    assert sweeps._evenly(40, 7) == 5
-    assert sweeps._evenly(41, 7) == 7  # a prime: the first chunk is not full
-    assert sweeps._evenly(521, 512) == 261  # 522 steps, not 1024
-    assert [sweeps._evenly(steps, 32) for steps in (1, 33, 37)] == [1, 17, 19]
+    assert sweeps._evenly(200, 32, 1) == 25
+    assert sweeps._evenly(40, 7, 1) == 5
+    assert sweeps._evenly(41, 7, 1) == 7  # a prime: the first chunk is not full
+    assert sweeps._evenly(521, 512, 1) == 261  # 522 steps, not 1024
+    assert [sweeps._evenly(steps, 32, 1) for steps in (1, 33, 37)] == [1, 17, 19]
     assert sweeps.plan(cells.elman(), "checkpoints", False, params, state, xs).chunk == 4
+
+
+def test_a_chunk_can_be_cut_into_turns():
+    assert sweeps._evenly(200, 32, 4) == 20
+    assert sweeps._evenly(200, 200, 4) == 200
+    assert sweeps._evenly(521, 521, 4) == 264  # 528 steps
+    assert sweeps._evenly(521, 512, 4) == 264
+    assert sweeps._evenly(7, 7, 4) == 4
+    assert [sweeps._evenly(steps, steps, 4) for steps in (1, 2, 3)] == [1, 2, 3]
+
+
+@pytest.fixture
+def on_an_accelerator(monkeypatch):
+    """The sweeps as they are made for an accelerator, on whatever runs the test."""
+    monkeypatch.setattr(sweeps, "_device", lambda: "accelerator")
+
+
+@pytest.mark.parametrize("rows", [None, 27], ids=["two chunks", "chunks of 8"])
+@pytest.mark.parametrize(
+    ("name", "store"),
+    [("elman-tanh", "gates"), ("leaky-pre", "states"), ("lstm", "checkpoints"), ("gru", "gates")],
+)
+def test_several_steps_in_one_turn_give_the_same(name, store, rows, monkeypatch, on_an_accelerator, float64):
+    cell = SINGLE[name]
+    case, cotangents = problem(cell)
+    if rows:
+        monkeypatch.setitem(sweeps._ROWS, "accelerator", rows)
+    chunk = sweeps.plan(cell, store, False, *case).chunk
+    assert sweeps._together(chunk) == 4
+    for options in ({}, {"lengths": LENGTHS, "reverse": True}):
+        by_hand, plain = (
+            jax.jit(partial(gradients_of, partial(run, **options), cell))(*case, cotangents)
+            for run in (partial(bptt.unroll, store=store), unroll.unroll)
+        )
+        assert_close(by_hand, plain, GRADIENT_BOUND["float64"])
 
 
 def test_where_inputs_are_few_the_forward_sweep_goes_in_shorter_chunks_on_a_cpu(monkeypatch, float64):
