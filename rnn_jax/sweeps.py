@@ -43,9 +43,15 @@ _ROWS = {"cpu": 512, "accelerator": 2**15}
 _LEAST_CHUNKS = {"gates": 1, "states": 32}
 _LEAST_STEPS = 4  # with fewer, summing a chunk's share into the weight gradients would be a step's work
 
-_TOGETHER = {"cpu": 1, "accelerator": 4}
-"""Steps that a loop writes out in one turn. An accelerator launches as many kernels for what a turn does beside its
-steps, and to write four results together, as for one; and runs many launches as one graph, few one by one."""
+_TOGETHER = 4
+"""Steps that a loop writes out in one turn, where it does. For an accelerator they cost fewer launches: what a turn
+does beside its steps is done once, four results are written together, and many launches run as one graph."""
+
+_TINY = 64
+"""Numbers of u_t, of several gates, up to which a turn of the loop costs a CPU more than the steps in it.
+
+A loop of a cell without gates is then compiled as one function by XLA, as long as a turn is one step.
+"""
 
 _FEW_INPUTS = 8
 """Units to each input from which on the product with the inputs costs little, in whatever pieces."""
@@ -147,7 +153,7 @@ def plan(
         rows = max(1, math.prod(jax.tree.leaves(state)[0].shape[:-1]))
         chunk = min(steps // _LEAST_CHUNKS[store], _ROWS[_device()] // rows)
         chunk = min(steps, max(_LEAST_STEPS, chunk))
-    return Plan(cell, store, reverse, _evenly(steps, chunk, _TOGETHER[_device()]))
+    return Plan(cell, store, reverse, _evenly(steps, chunk, _most_together(cell, params, xs)))
 
 
 def _device() -> str:
@@ -281,12 +287,15 @@ def _layered(cell, keep_gates, chunk, params, state, xs, valid):
 
 def _plain_layer(cell, keep_gates, chunk, params, state, xs, valid):
     """A cell or step that has no gates to keep, and no part that can be taken out of the loop."""
-    del keep_gates, chunk
+    del keep_gates
     body = unrolling.body_of(as_step(cell), params)
-    together = _TOGETHER[_device()]
-    return lax.scan(lambda s, inputs: (new := body(s, inputs), new), state, (xs, valid), unroll=together)[
-        1
-    ], None
+
+    def step(s, inputs):
+        s = body(s, inputs)
+        return s, s
+
+    together = math.gcd(chunk, _most_together(cell, params, xs))
+    return lax.scan(step, state, (xs, valid), unroll=together)[1], None
 
 
 def _structured_layer(cell, keep_gates, chunk, params, state, xs, valid):
@@ -304,12 +313,18 @@ def _cached_chunk(chunk, u_t, xs):
     """Steps whose u_t fit a cache, at most `chunk`; all of them where the inputs are not few."""
     if _FEW_INPUTS * xs.shape[-1] > u_t.shape[-1]:
         return chunk
-    return _evenly(len(xs), min(chunk, max(2, _CACHED // max(1, u_t.size))), _TOGETHER["cpu"])
+    return _evenly(len(xs), min(chunk, max(2, _CACHED // max(1, u_t.size))), 1)
 
 
-def _together(chunk: int) -> int:
-    """Steps that the loop over a chunk writes out in one turn."""
-    return math.gcd(chunk, _TOGETHER[_device()])
+def _most_together(cell, params, xs) -> int:
+    """Steps that a loop writes out in one turn, at most."""
+    if _device() != "cpu":
+        return _TOGETHER
+    if not is_structured(cell):
+        return 1
+    u_t = jax.eval_shape(cell.drive, params, xs[0])
+    has_gates = u_t.ndim > xs[0].ndim
+    return _TOGETHER if has_gates and u_t.size <= _TINY else 1
 
 
 def _chunked_layer(cell, keep_gates, chunk, params, state, xs, valid):
@@ -319,7 +334,7 @@ def _chunked_layer(cell, keep_gates, chunk, params, state, xs, valid):
     recur, _ = cell.loop_products(params, sequences)
     new, a = jax.eval_shape(partial(pullbacks.step_and_gates, cell), params, state, xs[0])
     needed = _needed(cell, new, a)
-    together = _together(chunk)
+    together = math.gcd(chunk, _most_together(cell, params, xs))
 
     def keep(a):
         return jax.tree.map(lambda needed, leaf: leaf if needed else None, needed, a) if keep_gates else None
@@ -535,7 +550,7 @@ def _sweep_layer(cell, params, xs, chunk, mask, cotangents, carried) -> Swept:
         return unrolling.where_valid(mask, passed, delta), (carried, collected)
 
     inputs = (np.arange(chunk.size), cotangents, mask)
-    together = _together(chunk.size)
+    together = math.gcd(chunk.size, _most_together(cell, params, xs))
     d_state, (carried, collected) = lax.scan(one_step, carried, inputs, reverse=True, unroll=together)
     sums, d_xs = local.finish(collected)
     return Swept(sums, d_state, d_xs, carried)

@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from rnn_jax import sweeps
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
@@ -32,3 +34,9 @@ def float64():
     """The test runs in float64."""
     with jax.enable_x64(True):
         yield jnp.dtype("float64")
+
+
+@pytest.fixture(autouse=True)
+def no_network_is_tiny(monkeypatch):
+    """The small networks of the tests stand for larger ones, and are swept in the same way."""
+    monkeypatch.setattr(sweeps, "_TINY", 0)

@@ -207,30 +207,55 @@ def test_a_chunk_can_be_cut_into_turns():
     assert [sweeps._evenly(steps, steps, 4) for steps in (1, 2, 3)] == [1, 2, 3]
 
 
-@pytest.fixture
-def on_an_accelerator(monkeypatch):
-    """The sweeps as they are made for an accelerator, on whatever runs the test."""
-    monkeypatch.setattr(sweeps, "_device", lambda: "accelerator")
+@pytest.fixture(params=["accelerator", "tiny"])
+def in_turns(request, monkeypatch):
+    """Four steps written out in one turn: for an accelerator, on whatever runs the test, or for a few units."""
+    if request.param == "tiny":
+        monkeypatch.setattr(sweeps, "_TINY", 3 * 4 * 5)
+    else:
+        monkeypatch.setattr(sweeps, "_device", lambda: "accelerator")
 
 
 @pytest.mark.parametrize("rows", [None, 27], ids=["two chunks", "chunks of 8"])
-@pytest.mark.parametrize(
-    ("name", "store"),
-    [("elman-tanh", "gates"), ("leaky-pre", "states"), ("lstm", "checkpoints"), ("gru", "gates")],
-)
-def test_several_steps_in_one_turn_give_the_same(name, store, rows, monkeypatch, on_an_accelerator, float64):
+@pytest.mark.parametrize(("name", "store"), [("gru", "states"), ("lstm", "gates"), ("lstm", "checkpoints")])
+def test_several_steps_in_one_turn_give_the_same(name, store, rows, monkeypatch, in_turns, float64):
     cell = SINGLE[name]
     case, cotangents = problem(cell)
     if rows:
-        monkeypatch.setitem(sweeps._ROWS, "accelerator", rows)
-    chunk = sweeps.plan(cell, store, False, *case).chunk
-    assert sweeps._together(chunk) == 4
+        monkeypatch.setattr(sweeps, "_ROWS", dict.fromkeys(sweeps._ROWS, rows))
+    assert sweeps._most_together(cell, case.params, case.xs) == 4
+    assert sweeps.plan(cell, store, False, *case).chunk % 4 == 0
     for options in ({}, {"lengths": LENGTHS, "reverse": True}):
         by_hand, plain = (
             jax.jit(partial(gradients_of, partial(run, **options), cell))(*case, cotangents)
             for run in (partial(bptt.unroll, store=store), unroll.unroll)
         )
         assert_close(by_hand, plain, GRADIENT_BOUND["float64"])
+
+
+@pytest.mark.parametrize("name", ["elman-tanh", "stack-in-stack", "bare step"])
+def test_so_do_several_steps_of_other_cells_on_an_accelerator(name, monkeypatch, float64):
+    monkeypatch.setattr(sweeps, "_device", lambda: "accelerator")
+    cell = ALL[name] if name in ALL else cells.elman().step
+    case, cotangents = problem(ALL.get(name, cells.elman()))
+    by_hand = jax.jit(partial(gradients_of, bptt.unroll, cell))(*case, cotangents)
+    assert_close(by_hand, automatic(cell, *case, cotangents), GRADIENT_BOUND["float64"])
+
+
+def test_a_cpu_takes_several_steps_of_a_few_gated_units_in_one_turn(monkeypatch):
+    monkeypatch.undo()  # what counts as tiny is meant here
+
+    def most(cell, batch):
+        case = example(cell, "float32", batch=batch)
+        return sweeps._most_together(cell, case.params, case.xs)
+
+    assert [most(cells.gru(), batch) for batch in ((), (4,), (5,))] == [
+        4,
+        4,
+        1,
+    ]  # 15, 60 and 75 numbers of u_t
+    assert most(cells.elman(), ()) == 1  # no gates
+    assert sweeps._most_together(cells.elman().step, None, None) == 1  # not known to have any
 
 
 def test_where_inputs_are_few_the_forward_sweep_goes_in_shorter_chunks_on_a_cpu(monkeypatch, float64):
