@@ -24,7 +24,7 @@ class Compiled(NamedTuple):
       call: no argument, runs the program on the arguments it was compiled for.
       jaxpr: the traced program.
       trace_seconds: tracing and lowering, in Python.
-      compile_seconds: XLA.
+      compile_seconds: XLA; None where JAX keeps compiled programs on disk, and may have read this one.
       temporary_bytes: what XLA allocates beside arguments and results; None where the backend does not say.
       instructions: how many the compiled program has, those inside of fusions and loops included.
     """
@@ -32,9 +32,14 @@ class Compiled(NamedTuple):
     call: Callable[[], Any]
     jaxpr: Any
     trace_seconds: float
-    compile_seconds: float
+    compile_seconds: float | None
     temporary_bytes: int | None
     instructions: int
+
+    @property
+    def seconds(self) -> float | None:
+        """Both together."""
+        return None if self.compile_seconds is None else self.trace_seconds + self.compile_seconds
 
 
 def compile_cold(function: Callable, *arguments: Any) -> Compiled:
@@ -55,10 +60,15 @@ def compile_cold(function: Callable, *arguments: Any) -> Compiled:
         call=lambda: program(*arguments),
         jaxpr=traced.jaxpr,
         trace_seconds=between - start,
-        compile_seconds=end - between,
+        compile_seconds=None if keeps_programs() else end - between,
         temporary_bytes=None if memory is None else int(memory.temp_size_in_bytes),
         instructions=sum(" = " in line for line in program.as_text().splitlines()),
     )
+
+
+def keeps_programs() -> bool:
+    """Whether JAX keeps compiled programs on disk, which saves time on a machine where compiling takes most of it."""
+    return bool(jax.config.jax_compilation_cache_dir)
 
 
 SETTLING_SECONDS = 0.02

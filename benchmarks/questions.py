@@ -63,7 +63,7 @@ def measure(question: Question, setup: Setup, title: str) -> dict[str, dict[str,
     return {
         name: {
             **measured[name],
-            "compile_seconds": program.trace_seconds + program.compile_seconds,
+            "compile_seconds": program.seconds,
             "temporary_bytes": program.temporary_bytes,
             "relative_error": errors[name],
         }

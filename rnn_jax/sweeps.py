@@ -36,10 +36,10 @@ from rnn_jax.types import Cell, PyTree, Step, as_step, is_structured, layers_of,
 
 STORES = ("gates", "states", "checkpoints")
 
-# Steps × batch of a chunk: enough rows for the products over a chunk to run at full speed, few enough to stay in a
-# CPU's cache. An accelerator waits for some twenty launches a chunk, and has room. Where memory is what counts, a small
-# part of the sequence.
-_ROWS = {"cpu": 512, "accelerator": 2**15}
+# Steps × batch of a chunk on a CPU: enough rows for the products over a chunk to run at full speed, few enough to stay
+# in a cache. On an accelerator steps alone: it waits for the launches of a chunk, whatever the batch. Where memory is
+# what counts, a small part of the sequence.
+_CHUNK = 512
 _LEAST_CHUNKS = {"gates": 1, "states": 32}
 _LEAST_STEPS = 4  # with fewer, summing a chunk's share into the weight gradients would be a step's work
 
@@ -151,14 +151,14 @@ def plan(
     else:
         # For a bare step this takes all but the last axis of its state for a batch: a guess at its size, no more.
         rows = max(1, math.prod(jax.tree.leaves(state)[0].shape[:-1]))
-        chunk = min(steps // _LEAST_CHUNKS[store], _ROWS[_device()] // rows)
+        chunk = min(steps // _LEAST_CHUNKS[store], _CHUNK // rows if _on_a_cpu() else _CHUNK)
         chunk = min(steps, max(_LEAST_STEPS, chunk))
     return Plan(cell, store, reverse, _evenly(steps, chunk, _most_together(cell, params, xs)))
 
 
-def _device() -> str:
-    """What the program is likely to run on, of which only its speed depends: where it is compiled by default."""
-    return "cpu" if jax.default_backend() == "cpu" else "accelerator"
+def _on_a_cpu() -> bool:
+    """Whether programs run on a CPU, unless asked otherwise. Of this only their speed depends."""
+    return jax.default_backend() == "cpu"
 
 
 def _evenly(steps: int, chunk: int, multiple: int) -> int:
@@ -304,7 +304,7 @@ def _structured_layer(cell, keep_gates, chunk, params, state, xs, valid):
     # The step says what is wrong with its arguments; its parts do not.
     jax.eval_shape(body, state, (xs[0], None if valid is None else valid[0]))
     chunk = min(chunk, steps)
-    if _device() == "cpu":
+    if _on_a_cpu():
         chunk = _cached_chunk(chunk, jax.eval_shape(cell.drive, params, xs[0]), xs)
     return _chunked_layer(cell, keep_gates, chunk, params, state, xs, valid)
 
@@ -318,7 +318,7 @@ def _cached_chunk(chunk, u_t, xs):
 
 def _most_together(cell, params, xs) -> int:
     """Steps that a loop writes out in one turn, at most."""
-    if _device() != "cpu":
+    if not _on_a_cpu():
         return _TOGETHER
     if not is_structured(cell):
         return 1

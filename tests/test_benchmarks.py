@@ -21,6 +21,7 @@ from jax import lax
 
 import benchmarks
 from benchmarks import (
+    compilation,
     document,
     gradient,
     harness,
@@ -397,6 +398,14 @@ def test_over_many_steps_memory_and_time_of_the_leanest_way_are_judged(monkeypat
     saved, slower = memory.judge([case], 5)
     assert (saved["measured"], saved["verdict"]) == (50.0, "holds")
     assert (slower["measured"], slower["verdict"]) == (1.5, "fails")
+
+
+def test_what_may_have_been_compiled_before_has_no_time_of_compiling(monkeypatch):
+    monkeypatch.setattr(harness, "keeps_programs", lambda: True)
+    program = harness.compile_cold(lambda x: x + 1, 2.0)
+    assert (program.compile_seconds, program.seconds) == (None, None)
+    with pytest.raises(harness.BenchmarkError, match="unset JAX_COMPILATION_CACHE_DIR"):
+        compilation.measure(setup(), "tiny", SQUARE, "tanh")
 
 
 def test_the_composed_limit_is_the_sum_of_its_parts_in_every_round(tiny, tmp_path):

@@ -31,7 +31,7 @@ every_store = pytest.mark.parametrize("store", sweeps.STORES)
 @pytest.fixture
 def short_chunks(monkeypatch):
     """Chunks of 7 steps for three sequences."""
-    monkeypatch.setattr(sweeps, "_ROWS", dict.fromkeys(sweeps._ROWS, 21))
+    monkeypatch.setattr(sweeps, "_CHUNK", 21)
     monkeypatch.setattr(sweeps, "_LEAST_CHUNKS", {"gates": 1, "states": 1})
 
 
@@ -213,16 +213,16 @@ def in_turns(request, monkeypatch):
     if request.param == "tiny":
         monkeypatch.setattr(sweeps, "_TINY", 3 * 4 * 5)
     else:
-        monkeypatch.setattr(sweeps, "_device", lambda: "accelerator")
+        monkeypatch.setattr(sweeps, "_on_a_cpu", lambda: False)
 
 
-@pytest.mark.parametrize("rows", [None, 27], ids=["two chunks", "chunks of 8"])
+@pytest.mark.parametrize("size", [None, 8], ids=["two chunks", "chunks of a turn or two"])
 @pytest.mark.parametrize(("name", "store"), [("gru", "states"), ("lstm", "gates"), ("lstm", "checkpoints")])
-def test_several_steps_in_one_turn_give_the_same(name, store, rows, monkeypatch, in_turns, float64):
+def test_several_steps_in_one_turn_give_the_same(name, store, size, monkeypatch, in_turns, float64):
     cell = SINGLE[name]
     case, cotangents = problem(cell)
-    if rows:
-        monkeypatch.setattr(sweeps, "_ROWS", dict.fromkeys(sweeps._ROWS, rows))
+    if size:
+        monkeypatch.setattr(sweeps, "_CHUNK", size)
     assert sweeps._most_together(cell, case.params, case.xs) == 4
     assert sweeps.plan(cell, store, False, *case).chunk % 4 == 0
     for options in ({}, {"lengths": LENGTHS, "reverse": True}):
@@ -235,7 +235,7 @@ def test_several_steps_in_one_turn_give_the_same(name, store, rows, monkeypatch,
 
 @pytest.mark.parametrize("name", ["elman-tanh", "stack-in-stack", "bare step"])
 def test_so_do_several_steps_of_other_cells_on_an_accelerator(name, monkeypatch, float64):
-    monkeypatch.setattr(sweeps, "_device", lambda: "accelerator")
+    monkeypatch.setattr(sweeps, "_on_a_cpu", lambda: False)
     cell = ALL[name] if name in ALL else cells.elman().step
     case, cotangents = problem(ALL.get(name, cells.elman()))
     by_hand = jax.jit(partial(gradients_of, bptt.unroll, cell))(*case, cotangents)
@@ -244,6 +244,7 @@ def test_so_do_several_steps_of_other_cells_on_an_accelerator(name, monkeypatch,
 
 def test_a_cpu_takes_several_steps_of_a_few_gated_units_in_one_turn(monkeypatch):
     monkeypatch.undo()  # what counts as tiny is meant here
+    monkeypatch.setattr(sweeps, "_on_a_cpu", lambda: True)
 
     def most(cell, batch):
         case = example(cell, "float32", batch=batch)
@@ -534,6 +535,7 @@ def multiplied(cell, gates, store, what, steps):
     return multiplications(live), steps * batch * gates * n * (2 * d + 3 * n + again)
 
 
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="other backends have fusions of their own")
 @pytest.mark.parametrize(("cell", "gates"), [(cells.gru(), 3), (cells.lstm(), 4)], ids=["gru", "lstm"])
 def test_every_gate_of_a_step_is_cut_from_its_chunk_by_itself(cell, gates):
     # XLA's CPU backend would compute slices of one slice entry by entry: see `_row_gate_by_gate`.
