@@ -64,9 +64,13 @@ def name_of(record: Mapping[str, Any]) -> str:
     >>> name_of({"benchmark": "memory", "settings": {"dtype": "float32"}, "device": device})
     'memory-float32-tpu-v5-lite'
     """
+    device = re.sub(r"[^a-z0-9]+", "-", _device(record).lower())
+    return f"{record['benchmark']}-{record['settings']['dtype']}-{device}"
+
+
+def _device(record: Mapping[str, Any]) -> str:
     device = record["device"]
-    kind = device["platform"] if device["platform"] == "cpu" else device["kind"]
-    return f"{record['benchmark']}-{record['settings']['dtype']}-{re.sub(r'[^a-z0-9]+', '-', kind.lower())}"
+    return device["platform"] if device["platform"] == "cpu" else device["kind"]
 
 
 def fill(text: str, blocks: Mapping[str, str]) -> str:
@@ -126,14 +130,18 @@ def section(benchmark: Benchmark, record: Mapping[str, Any], file: str) -> str:
 
 
 def missed(kept: Iterable[Mapping[str, Any]]) -> str:
-    """The claims that fail or are open, of all records."""
+    """The claims that fail or are open, of all records, device by device."""
     kept = list(kept)
     if not kept:
         return NOTHING
-    found = [
-        {**verdict, "claim": f"{record['benchmark']}, {record['settings']['dtype']}, {verdict['claim']}"}
-        for record in kept
-        for verdict in record["verdicts"]
-        if verdict["verdict"] in (verdicts.FAILS, verdicts.INCONCLUSIVE)
-    ]
-    return tables.markdown(tables.VERDICTS, found) if found else "Every claim holds."
+    found: dict[str, list[dict[str, Any]]] = {_device(record): [] for record in kept}
+    for record in kept:
+        found[_device(record)] += [
+            {**verdict, "claim": f"{record['benchmark']}, {record['settings']['dtype']}, {verdict['claim']}"}
+            for verdict in record["verdicts"]
+            if verdict["verdict"] in (verdicts.FAILS, verdicts.INCONCLUSIVE)
+        ]
+    return "\n\n".join(
+        f"On {device}:\n\n{tables.markdown(tables.VERDICTS, claims) if claims else 'every claim holds.'}"
+        for device, claims in found.items()
+    )

@@ -70,7 +70,12 @@ def compare(
     times = harness.timed(calls, next(iter(entrants)), setup.rounds, profile)
     unit = workloads.floats(shape) * np.dtype(setup.dtype).itemsize
     return {
-        name: {**times[name], "relative_error": errors[name], **_compiled(entrant.program, unit)}
+        name: {
+            **times[name],
+            "relative_error": errors[name],
+            "lacks": list(entrant.lacks),
+            **_compiled(entrant.program, unit),
+        }
         for name, entrant in entrants.items()
     }
 
@@ -113,17 +118,29 @@ def judge(cases: Sequence[Case], rounds: int) -> list[dict[str, Any]]:
             forward = ratios(cell, contenders, of="forward")
             title = f"{cell}, outputs alone: time of {peers} over hand-written, geometric mean"
             found += _across(title, FORWARD_TARGET, forward, harness.geometric_mean, rounds)
-    return found
+    return found + _of_less_work(cases)
 
 
 def best_ratio(case: Case, names: set[str], of: str | None = None) -> dict[str, float] | None:
     """The time of the fastest of the contenders named over hand-written; None if none of them took part.
 
-    That of the gradient, or what is recorded `of` something else.
+    That of the gradient, or what is recorded `of` something else. One that has less to do is left out.
     """
-    measured = [measured for name, measured in case["contenders"].items() if name in names]
+    measured = [each for name, each in case["contenders"].items() if name in names and not each["lacks"]]
     found = [(each if of is None else each[of])["ratio"] for each in measured]
     return harness.across(found, min) if found else None
+
+
+def _of_less_work(cases: Sequence[Case]) -> list[dict[str, Any]]:
+    """The contenders that have less to do: no comparison, but nothing to hide."""
+    ratios: dict[str, list[float]] = {}
+    for case in cases:
+        for name, measured in case["contenders"].items():
+            if measured["lacks"] and case["shape"] not in workloads.EXTREMES:
+                less = f"{name}, which has no {', '.join(measured['lacks'])},"
+                title = f"{case['cell']}: time of {less} over hand-written, geometric mean"
+                ratios.setdefault(title, []).append(measured["ratio"]["median"])
+    return [verdicts.reported(title, harness.geometric_mean(found)) for title, found in ratios.items()]
 
 
 def _across(

@@ -118,7 +118,7 @@ def _comparable(case: Case) -> bool:
 
 def _peers(case: Case) -> list[dict[str, Any]]:
     names = {peer.name for peer in JAX_PEERS}
-    return [measured for name, measured in case["contenders"].items() if name in names]
+    return [each for name, each in case["contenders"].items() if name in names and not each["lacks"]]
 
 
 KEYS = (tables.entry("loss", -9), tables.entry("shape", -5), tables.entry("cell", -4))

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 import rnn_jax
-from benchmarks.harness import BenchmarkError
+from benchmarks.harness import BenchmarkError, keeps_programs
 
 
 def device() -> dict[str, Any]:
@@ -28,18 +28,12 @@ def device() -> dict[str, Any]:
         # Busy neighbours cost a library more whose threads spin while they wait.
         "load": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
         "environment": {name: os.environ[name] for name in _TELLING if name in os.environ},
+        "keeps_programs": keeps_programs(),
     }
 
 
-_TELLING = (
-    "XLA_FLAGS",
-    "JAX_NUM_CPU_DEVICES",
-    "JAX_COMPILATION_CACHE_DIR",
-    "OMP_NUM_THREADS",
-    "OMP_WAIT_POLICY",
-    "MKL_NUM_THREADS",
-)
-"""What else decides how fast the contenders are, or are compiled."""
+_TELLING = ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES", "OMP_NUM_THREADS", "OMP_WAIT_POLICY", "MKL_NUM_THREADS")
+"""What else decides how fast the contenders are."""
 
 
 def cores() -> int:

@@ -274,6 +274,7 @@ def case_with(ours, shape="S1", **theirs):
             "ratio": harness.ratios(seconds, ours),
             "forward": {"ratio": harness.ratios(np.square(seconds), np.square(ours))},
             "weight_gradient_products_in_loops": count,
+            "lacks": [],
         }
 
     contenders = {name: measured(seconds, 2) for name, seconds in theirs.items()}
@@ -350,12 +351,22 @@ def measured_memory(temporary, seconds):
         "temporary_per_TBN": temporary,
         "seconds": [seconds] * 5,
         "spread": {"median": seconds},
+        "lacks": [],
     }
 
 
 def memory_case(loss, ways, **peers):
     contenders = {**ways, **peers, "torch": measured_memory(None, 0.01)}  # which says nothing of its memory
     return {"cell": "lstm", "loss": loss, "T": 9, "contenders": contenders}
+
+
+def test_one_that_has_less_to_do_is_shown_and_not_compared():
+    case = case_with(FIVE, autodiff=FIVE, **{"flax.linen": [4.0] * 5, "flax.nnx": [2.0] * 5})
+    case["contenders"]["flax.nnx"]["lacks"] = ["b_hn"]
+    found = verdicts_of(case)
+    assert found[f"{BEST}, geometric mean"] == (4.0, "holds")
+    less = "lstm: time of flax.nnx, which has no b_hn, over hand-written, geometric mean"
+    assert found[less] == (2.0, "reported")
 
 
 @pytest.mark.parametrize(
@@ -682,6 +693,7 @@ def test_records_become_tables_and_pictures_and_a_second_time_nothing_changes(pa
         "| shape | cell | hand-written | flax.linen |\n|---|---|---:|---:|\n| tiny | tanh | 1000 | 2000 |"
         in text
     )
+    assert "On cpu:\n\n" in text
     assert "| fails | gradient, float32, made up | 1 |  | ≥ 2 | × 2.00 |" in text
     assert "Not measured: torch (not installed)." in text
     written = {path.name: path.read_bytes() for path in (page.parent / "benchmarks").iterdir()}

@@ -29,12 +29,14 @@ class Entrant(NamedTuple):
       outputs: no argument; the outputs whose squares are summed, without a way back.
       translate: a gradient in the layout of this library's parameters; None for a leaf that it does not have.
       program: the compiled gradient; None for what is not compiled by JAX.
+      lacks: parameters of this library's that it does not have: it has less to do, and is shown but not compared.
     """
 
     gradient: Callable[[], Any]
     outputs: Callable[[], Any]
     translate: Callable[[Any], PyTree]
     program: harness.Compiled | None
+    lacks: tuple[str, ...] = ()
 
 
 class Peer(NamedTuple):
@@ -85,15 +87,15 @@ def by_layout(
 ) -> Entrant:
     """`differentiate` for a peer whose parameters are `layout` of this library's.
 
-    By the chain rule the layout's transpose takes gradients back; it copies, so nothing is rounded. `lacks` names
-    parameters of this library's that the peer does not have.
+    By the chain rule the layout's transpose takes gradients back; it copies, so nothing is rounded. `lacks` as in
+    `Entrant`.
     """
 
     def translate(gradient):
         (own,) = jax.vjp(layout, params)[1](gradient)
         return own._replace(**dict.fromkeys(lacks))
 
-    return differentiate(layout(params), outputs, state, xs, translate)
+    return differentiate(layout(params), outputs, state, xs, translate)._replace(lacks=lacks)
 
 
 def joined(params: PyTree) -> tuple[jax.Array, jax.Array, jax.Array]:
