@@ -115,7 +115,7 @@ class Swept(NamedTuple):
 def plan(
     cell: Cell | Step, store: str | None, reverse: bool, params: PyTree, state: PyTree, xs: PyTree
 ) -> Plan:
-    """The plan for these shapes; `store` is chosen from them where it is None.
+    """The plan for these shapes, and for the device that programs run on by default; `store` is chosen if it is None.
 
     Raises:
       ValueError: a `store` that there is not, or a state of integers.
@@ -299,7 +299,10 @@ def _plain_layer(cell, keep_gates, chunk, params, state, xs, valid):
 
 
 def _structured_layer(cell, keep_gates, chunk, params, state, xs, valid):
-    """A layer in chunks: those of the backward sweep, or shorter ones on a CPU where inputs are few."""
+    """A layer in chunks: those of the backward sweep, or shorter ones on a CPU where inputs are few.
+
+    An accelerator would wait longer for the launches of more chunks than its caches save.
+    """
     body, steps = unrolling.body_of(cell.step, params), checks.sequence_length(xs)
     # The step says what is wrong with its arguments; its parts do not.
     jax.eval_shape(body, state, (xs[0], None if valid is None else valid[0]))
