@@ -64,13 +64,13 @@ def name_of(record: Mapping[str, Any]) -> str:
     >>> name_of({"benchmark": "memory", "settings": {"dtype": "float32"}, "device": device})
     'memory-float32-tpu-v5-lite'
     """
-    device = re.sub(r"[^a-z0-9]+", "-", _device(record).lower())
+    device = re.sub(r"[^a-z0-9]+", "-", _device_name(record).lower())
     return f"{record['benchmark']}-{record['settings']['dtype']}-{device}"
 
 
-def _device(record: Mapping[str, Any]) -> str:
+def _device_name(record: Mapping[str, Any]) -> str:
     device = record["device"]
-    return device["platform"] if device["platform"] == "cpu" else device["kind"]
+    return "CPU" if device["platform"] == "cpu" else device["kind"]
 
 
 def fill(text: str, blocks: Mapping[str, str]) -> str:
@@ -116,6 +116,8 @@ def section(benchmark: Benchmark, record: Mapping[str, Any], file: str) -> str:
         f"**{settings['dtype']}**, preset {settings['preset']}, rounds: {settings['rounds']}, "
         f"{record['created'][:10]}; {runner.machine(record)}."
     ]
+    if record["device"].get("keeps_programs"):
+        parts.append("Programs were read from disk: there is no time of compiling.")
     if benchmark.pivots:
         for pivot in benchmark.pivots:
             parts += [f"{pivot.title}:", tables.pivot(pivot, record["cases"])]
@@ -134,14 +136,14 @@ def missed(kept: Iterable[Mapping[str, Any]]) -> str:
     kept = list(kept)
     if not kept:
         return NOTHING
-    found: dict[str, list[dict[str, Any]]] = {_device(record): [] for record in kept}
+    found: dict[str, list[dict[str, Any]]] = {_device_name(record): [] for record in kept}
     for record in kept:
-        found[_device(record)] += [
+        found[_device_name(record)] += [
             {**verdict, "claim": f"{record['benchmark']}, {record['settings']['dtype']}, {verdict['claim']}"}
             for verdict in record["verdicts"]
             if verdict["verdict"] in (verdicts.FAILS, verdicts.INCONCLUSIVE)
         ]
     return "\n\n".join(
-        f"On {device}:\n\n{tables.markdown(tables.VERDICTS, claims) if claims else 'every claim holds.'}"
+        f"**{device}**\n\n{tables.markdown(tables.VERDICTS, claims) if claims else 'Every claim holds.'}"
         for device, claims in found.items()
     )

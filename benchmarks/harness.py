@@ -38,7 +38,7 @@ class Compiled(NamedTuple):
 
     @property
     def seconds(self) -> float | None:
-        """Both together."""
+        """Tracing, lowering and compiling."""
         return None if self.compile_seconds is None else self.trace_seconds + self.compile_seconds
 
 
@@ -68,7 +68,7 @@ def compile_cold(function: Callable, *arguments: Any) -> Compiled:
 
 def keeps_programs() -> bool:
     """Whether JAX keeps compiled programs on disk, which saves time on a machine where compiling takes most of it."""
-    return bool(jax.config.jax_compilation_cache_dir)
+    return bool(jax.config.jax_enable_compilation_cache and jax.config.jax_compilation_cache_dir)
 
 
 SETTLING_SECONDS = 0.02

@@ -116,10 +116,13 @@ def run(benchmark: Benchmark, settings: Settings) -> dict[str, Any]:
 def machine(record: Mapping[str, Any]) -> str:
     """The device and the versions of a record, in a line."""
     device = record["device"]
-    name = device["processor"] if device["platform"] == "cpu" else device["kind"]
+    if device["platform"] == "cpu":
+        name = f"{device['processor']}, {device['cores']} cores"
+    else:
+        name = f"{device['kind']}, in a host of {device['cores']} cores"
     hidden = ("python", "rnn_jax", "jaxlib", "numpy")
     packages = [f"{p} {v}" for p, v in record["versions"].items() if v and p not in hidden]
-    return f"{device['platform']}: {name}, {device['cores']} cores; {', '.join(packages)}"
+    return f"{device['platform']}: {name}; {', '.join(packages)}"
 
 
 def _heading(benchmark: Benchmark, record: Mapping[str, Any]) -> list[str]:

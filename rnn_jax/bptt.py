@@ -20,6 +20,9 @@ their option `store`:
                     hand, so there it saves little; `final_state` then holds about √T steps, of sequences of 10⁶
     None            "gates" while both take up to 1 GiB, else "states": chosen from shapes alone
 
+How a sequence is cut, and how many steps a turn of a loop takes, is chosen for the device that programs run on by
+default when they are traced, a CPU or an accelerator (`jax.default_backend()`). Elsewhere only the speed differs.
+
 Having a custom VJP they have no forward mode: for `jvp`, `jacfwd` or `linearize` use `rnn_jax.unroll`. Second
 derivatives are those of the plain unrolling. Write batches in the batch axes: under `vmap` with shared parameters a
 weight gradient is formed for each example before they are summed, and `store` is chosen by the size of one. What is

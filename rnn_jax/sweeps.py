@@ -7,7 +7,8 @@ holds the sequential path and nothing else:
     ∂L/∂θ += Σ_{t in chunk} (∂s_t/∂θ)ᵀ δ_t                    one product a chunk and weight
     ∂L/∂x_t = (∂s_t/∂x_t)ᵀ δ_t                                one product a chunk
 
-What a step says of its parameters lives for one chunk only. What the forward sweep keeps is a choice, `store`:
+The loop takes its steps one by one or, on an accelerator and for very few units, several in each turn. What a step
+says of its parameters lives for one chunk only. What the forward sweep keeps is a choice, `store`:
 
     "gates"         s_t, and what the pullback reads of a_t        S + A numbers a step: A is 0 for tanh, N for leaky,
                                                                    4 N for GRU and LSTM
@@ -36,21 +37,27 @@ from rnn_jax.types import Cell, PyTree, Step, as_step, is_structured, layers_of,
 
 STORES = ("gates", "states", "checkpoints")
 
-# Steps × batch of a chunk on a CPU: enough rows for the products over a chunk to run at full speed, few enough to stay
-# in a cache. On an accelerator steps alone: it waits for the launches of a chunk, whatever the batch. Where memory is
-# what counts, a small part of the sequence.
-_CHUNK = 512
-_LEAST_CHUNKS = {"gates": 1, "states": 32}
+# On a CPU, steps × batch of a chunk: enough rows for the products over a chunk to run at full speed, few enough to stay
+# in a cache. On an accelerator its steps: what it waits for are the launches of a chunk, whatever the batch.
+_ROWS = 512
+_STEPS = 512
+_LEAST_CHUNKS = {
+    "gates": 1,
+    "states": 32,
+}  # where memory is what counts, a chunk is a small part of the sequence
 _LEAST_STEPS = 4  # with fewer, summing a chunk's share into the weight gradients would be a step's work
 
-_TOGETHER = 4
-"""Steps that a loop writes out in one turn, where it does. For an accelerator they cost fewer launches: what a turn
-does beside its steps is done once, four results are written together, and many launches run as one graph."""
+_STEPS_A_TURN = 4
+"""Steps that a turn of the loop over a chunk takes, where it is not one.
+
+An accelerator launches fewer kernels for them: what a turn does beside its steps is done once, four results are written
+together, and a turn of many kernels runs as one graph.
+"""
 
 _TINY = 64
-"""Numbers of u_t, of several gates, up to which a turn of the loop costs a CPU more than the steps in it.
+"""Numbers of u_t, of several gates, up to which a turn of the loop costs a CPU more than the step in it.
 
-A loop of a cell without gates is then compiled as one function by XLA, as long as a turn is one step.
+Cells without gates are left out: XLA compiles their whole loop as one function, but only if a turn is one step.
 """
 
 _FEW_INPUTS = 8
@@ -151,9 +158,9 @@ def plan(
     else:
         # For a bare step this takes all but the last axis of its state for a batch: a guess at its size, no more.
         rows = max(1, math.prod(jax.tree.leaves(state)[0].shape[:-1]))
-        chunk = min(steps // _LEAST_CHUNKS[store], _CHUNK // rows if _on_a_cpu() else _CHUNK)
+        chunk = min(steps // _LEAST_CHUNKS[store], _ROWS // rows if _on_a_cpu() else _STEPS)
         chunk = min(steps, max(_LEAST_STEPS, chunk))
-    return Plan(cell, store, reverse, _evenly(steps, chunk, _most_together(cell, params, xs)))
+    return Plan(cell, store, reverse, _evenly(steps, chunk))
 
 
 def _on_a_cpu() -> bool:
@@ -161,16 +168,13 @@ def _on_a_cpu() -> bool:
     return jax.default_backend() == "cpu"
 
 
-def _evenly(steps: int, chunk: int, multiple: int) -> int:
-    """The steps of a chunk: a divisor of all, for one that is not full costs a mask and steps for nothing.
+def _evenly(steps: int, chunk: int) -> int:
+    """The largest divisor of `steps` in (chunk/2, chunk]: a chunk that is not full costs a mask, and steps for nothing.
 
-    It is the largest in (chunk/2, chunk] that can be cut into parts of `multiple` steps. Where there is none, as many
-    chunks as of `chunk` steps, or one more, all but equal and cut likewise, or all steps.
+    Where there is none, as many chunks as of `chunk` steps, all but equal.
     """
-    divisors = (c for c in range(chunk, chunk // 2, -1) if steps % c == 0 and c % multiple == 0)
-    count = -(-steps // chunk)
-    even = (-(-steps // (count * multiple)) * multiple for count in (count, count + 1))
-    return next(divisors, None) or next((c for c in even if c <= steps), steps)
+    even = -(-steps // -(-steps // chunk))
+    return next((c for c in range(chunk, chunk // 2, -1) if steps % c == 0), even)
 
 
 def forward(plan: Plan, params: PyTree, state: PyTree, xs: PyTree, lengths: Any) -> tuple[PyTree, Kept]:
@@ -294,8 +298,7 @@ def _plain_layer(cell, keep_gates, chunk, params, state, xs, valid):
         s = body(s, inputs)
         return s, s
 
-    together = math.gcd(chunk, _most_together(cell, params, xs))
-    return lax.scan(step, state, (xs, valid), unroll=together)[1], None
+    return lax.scan(step, state, (xs, valid), unroll=_steps_a_turn(cell, params, xs, chunk))[1], None
 
 
 def _structured_layer(cell, keep_gates, chunk, params, state, xs, valid):
@@ -316,18 +319,19 @@ def _cached_chunk(chunk, u_t, xs):
     """Steps whose u_t fit a cache, at most `chunk`; all of them where the inputs are not few."""
     if _FEW_INPUTS * xs.shape[-1] > u_t.shape[-1]:
         return chunk
-    return _evenly(len(xs), min(chunk, max(2, _CACHED // max(1, u_t.size))), 1)
+    return _evenly(len(xs), min(chunk, max(2, _CACHED // max(1, u_t.size))))
 
 
-def _most_together(cell, params, xs) -> int:
-    """Steps that a loop writes out in one turn, at most."""
-    if not _on_a_cpu():
-        return _TOGETHER
-    if not is_structured(cell):
-        return 1
-    u_t = jax.eval_shape(cell.drive, params, xs[0])
-    has_gates = u_t.ndim > xs[0].ndim
-    return _TOGETHER if has_gates and u_t.size <= _TINY else 1
+def _steps_a_turn(cell, params, xs, steps) -> int:
+    """How many of `steps` steps the loop takes in one turn; what is left over has a turn of its own."""
+    if _on_a_cpu():
+        if not is_structured(cell):
+            return 1
+        u_t = jax.eval_shape(cell.drive, params, xs[0])
+        has_gates = u_t.ndim > xs[0].ndim
+        if not has_gates or u_t.size > _TINY:
+            return 1
+    return min(steps, _STEPS_A_TURN)
 
 
 def _chunked_layer(cell, keep_gates, chunk, params, state, xs, valid):
@@ -337,7 +341,7 @@ def _chunked_layer(cell, keep_gates, chunk, params, state, xs, valid):
     recur, _ = cell.loop_products(params, sequences)
     new, a = jax.eval_shape(partial(pullbacks.step_and_gates, cell), params, state, xs[0])
     needed = _needed(cell, new, a)
-    together = math.gcd(chunk, _most_together(cell, params, xs))
+    a_turn = _steps_a_turn(cell, params, xs, chunk)
 
     def keep(a):
         return jax.tree.map(lambda needed, leaf: leaf if needed else None, needed, a) if keep_gates else None
@@ -357,19 +361,23 @@ def _chunked_layer(cell, keep_gates, chunk, params, state, xs, valid):
             a = cell.gates(u_t, recur(h))
             return unrolling.where_valid(mask, cell.update(s, a), s), a
 
-        def turn(carry, inputs):
+        def turn(count, carry, inputs):
             s, written = carry
-            first, mask = inputs
+            first, masks = inputs
             made = []
-            for i in range(together):
-                s, a = step(s, first + i, None if mask is None else mask[i])
+            for i in range(count):
+                s, a = step(s, first + i, None if masks is None else masks[i])
                 made.append((s, keep(a)))
             made = jax.tree.map(lambda *entries: jnp.stack(entries), *made)
             return (s, pullbacks.write(written, start + first, made)), None
 
-        turns = np.arange(0, chunk, together)
-        masks = None if mask is None else mask.reshape(-1, together, *mask.shape[1:])
-        return lax.scan(turn, (s, written), (turns, masks))[0], None
+        rest = chunk % a_turn
+        whole = chunk - rest
+        masks = None if mask is None else mask[:whole].reshape(-1, a_turn, *mask.shape[1:])
+        carry, _ = lax.scan(partial(turn, a_turn), (s, written), (np.arange(0, whole, a_turn), masks))
+        if rest:
+            carry, _ = turn(rest, carry, (whole, None if mask is None else mask[whole:]))
+        return carry, None
 
     nothing = jax.tree.map(lambda leaf: jnp.zeros((steps, *leaf.shape), leaf.dtype), keep(a))
     # The first chunk may read the state before it like the others, from a row of what has been written.
@@ -553,8 +561,8 @@ def _sweep_layer(cell, params, xs, chunk, mask, cotangents, carried) -> Swept:
         return unrolling.where_valid(mask, passed, delta), (carried, collected)
 
     inputs = (np.arange(chunk.size), cotangents, mask)
-    together = math.gcd(chunk.size, _most_together(cell, params, xs))
-    d_state, (carried, collected) = lax.scan(one_step, carried, inputs, reverse=True, unroll=together)
+    a_turn = _steps_a_turn(cell, params, xs, chunk.size)
+    d_state, (carried, collected) = lax.scan(one_step, carried, inputs, reverse=True, unroll=a_turn)
     sums, d_xs = local.finish(collected)
     return Swept(sums, d_state, d_xs, carried)
 

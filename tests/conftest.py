@@ -20,8 +20,10 @@ import pytest
 from rnn_jax import sweeps
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# A float32 is one on every device: accelerators round the operands of products otherwise.
+# Products in full: accelerators round the operands of float32 products by default.
 jax.config.update("jax_default_matmul_precision", "highest")
+# What compiles is compiled, and its time measured, whatever the developer keeps on disk.
+jax.config.update("jax_compilation_cache_dir", None)
 
 
 @pytest.fixture(params=["float32", "float64"])
@@ -40,6 +42,9 @@ def float64():
 
 @pytest.fixture(autouse=True)
 def swept_as_on_a_cpu(monkeypatch):
-    """Sequences are swept alike wherever the tests run, and the small networks of the tests like large ones."""
+    """Sequences are swept alike on every device, and the small networks of the tests like large ones.
+
+    How an accelerator and tiny networks are swept is what `in_turns` of tests/test_sweeps.py is for.
+    """
     monkeypatch.setattr(sweeps, "_on_a_cpu", lambda: True)
     monkeypatch.setattr(sweeps, "_TINY", 0)

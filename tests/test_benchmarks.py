@@ -693,7 +693,7 @@ def test_records_become_tables_and_pictures_and_a_second_time_nothing_changes(pa
         "| shape | cell | hand-written | flax.linen |\n|---|---|---:|---:|\n| tiny | tanh | 1000 | 2000 |"
         in text
     )
-    assert "On cpu:\n\n" in text
+    assert "<!-- begin missed -->\n\n**CPU**\n\n| verdict |" in text
     assert "| fails | gradient, float32, made up | 1 |  | ≥ 2 | × 2.00 |" in text
     assert "Not measured: torch (not installed)." in text
     written = {path.name: path.read_bytes() for path in (page.parent / "benchmarks").iterdir()}

@@ -27,6 +27,7 @@ from rnn_jax import (
     regularizers,
     spectrum,
     streaming,
+    sweeps,
     tasks,
     truncated,
     unroll,
@@ -255,6 +256,15 @@ def test_every_numeric_function_lowers_for_every_platform(name):
     function, arguments = CASES[name]
     exported = export.export(jax.jit(function), platforms=PLATFORMS)(*arguments)
     assert exported.platforms == PLATFORMS
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name.startswith("bptt.")])
+def test_sequences_swept_as_on_an_accelerator_lower_for_one(name, monkeypatch):
+    monkeypatch.setattr(sweeps, "_on_a_cpu", lambda: False)
+    function, arguments = CASES[name]
+    platforms = tuple(platform for platform in PLATFORMS if platform != "cpu")
+    anew = jax.jit(lambda *arguments: function(*arguments))  # not as it was traced for another test
+    assert export.export(anew, platforms=platforms)(*arguments).platforms == platforms
 
 
 @pytest.mark.parametrize(

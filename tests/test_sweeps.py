@@ -31,7 +31,7 @@ every_store = pytest.mark.parametrize("store", sweeps.STORES)
 @pytest.fixture
 def short_chunks(monkeypatch):
     """Chunks of 7 steps for three sequences."""
-    monkeypatch.setattr(sweeps, "_CHUNK", 21)
+    monkeypatch.setattr(sweeps, "_ROWS", 21)
     monkeypatch.setattr(sweeps, "_LEAST_CHUNKS", {"gates": 1, "states": 1})
 
 
@@ -190,73 +190,73 @@ def test_wrong_arguments_are_named_before_anything_is_planned():
 
 def test_a_chunk_is_full_where_a_divisor_is_near():
     params, state, xs = example(cells.elman(), "float32", steps=12)
-    assert sweeps._evenly(200, 32, 1) == 25
-    assert sweeps._evenly(40, 7, 1) == 5
-    assert sweeps._evenly(41, 7, 1) == 7  # a prime: the first chunk is not full
-    assert sweeps._evenly(521, 512, 1) == 261  # 522 steps, not 1024
-    assert [sweeps._evenly(steps, 32, 1) for steps in (1, 33, 37)] == [1, 17, 19]
+    assert sweeps._evenly(200, 32) == 25
+    assert sweeps._evenly(40, 7) == 5
+    assert sweeps._evenly(41, 7) == 7  # a prime: the first chunk is not full
+    assert sweeps._evenly(521, 512) == 261  # 522 steps, not 1024
+    assert [sweeps._evenly(steps, 32) for steps in (1, 33, 37)] == [1, 17, 19]
     assert sweeps.plan(cells.elman(), "checkpoints", False, params, state, xs).chunk == 4
-
-
-def test_a_chunk_can_be_cut_into_turns():
-    assert sweeps._evenly(200, 32, 4) == 20
-    assert sweeps._evenly(200, 200, 4) == 200
-    assert sweeps._evenly(521, 521, 4) == 264  # 528 steps
-    assert sweeps._evenly(521, 512, 4) == 264
-    assert sweeps._evenly(7, 7, 4) == 4
-    assert [sweeps._evenly(steps, steps, 4) for steps in (1, 2, 3)] == [1, 2, 3]
 
 
 @pytest.fixture(params=["accelerator", "tiny"])
 def in_turns(request, monkeypatch):
-    """Four steps written out in one turn: for an accelerator, on whatever runs the test, or for a few units."""
+    """Turns of four steps: as for an accelerator, on whatever runs the test, or as for a few units on a CPU."""
     if request.param == "tiny":
         monkeypatch.setattr(sweeps, "_TINY", 3 * 4 * 5)
     else:
         monkeypatch.setattr(sweeps, "_on_a_cpu", lambda: False)
 
 
-@pytest.mark.parametrize(
-    ("size", "options"),
-    [(512, {}), (8, {"lengths": LENGTHS, "reverse": True})],
-    ids=["two chunks", "chunks of a turn or two, with lengths, in reverse"],
-)
-@pytest.mark.parametrize(("name", "store"), [("gru", "states"), ("lstm", "gates"), ("lstm", "checkpoints")])
-def test_several_steps_in_one_turn_give_the_same(name, store, size, options, monkeypatch, in_turns, float64):
+@pytest.mark.parametrize(("steps", "chunk"), [(40, 40), (STEPS, 41), (STEPS, 6)])
+@pytest.mark.parametrize(("name", "store"), [("gru", "gates"), ("lstm", "states")])
+def test_turns_of_several_steps_give_the_same(name, store, steps, chunk, monkeypatch, in_turns, float64):
+    """In one chunk that is made of turns, in one that has a step to spare, in chunks of a turn and a half."""
+    monkeypatch.setattr(sweeps, "_LEAST_CHUNKS", {"gates": 1, "states": 1})
+    monkeypatch.setattr(sweeps, "_STEPS", chunk)
+    monkeypatch.setattr(sweeps, "_ROWS", 3 * chunk)
     cell = SINGLE[name]
-    case, cotangents = problem(cell)
-    monkeypatch.setattr(sweeps, "_CHUNK", size)
-    assert sweeps._most_together(cell, case.params, case.xs) == 4
-    assert sweeps.plan(cell, store, False, *case).chunk % 4 == 0
+    case = example(cell, "float64", steps=steps, batch=(3,))
+    cotangents = random_cotangents(jax.eval_shape(partial(unroll.unroll, cell), *case))
+    assert sweeps.plan(cell, store, False, *case).chunk == chunk
+    options = {} if steps == 40 else {"lengths": LENGTHS, "reverse": True}
     by_hand = jax.jit(partial(gradients_of, partial(bptt.unroll, store=store, **options), cell))
     plain = jax.jit(partial(gradients_of, partial(unroll.unroll, **options), cell))
     assert_close(by_hand(*case, cotangents), plain(*case, cotangents), GRADIENT_BOUND["float64"])
 
 
-@pytest.mark.parametrize("name", ["elman-tanh", "stack-in-stack", "bare step"])
-def test_so_do_several_steps_of_other_cells_on_an_accelerator(name, monkeypatch, float64):
+@pytest.mark.parametrize("steps", [1, 3, 7])
+def test_the_last_state_from_checkpoints_of_a_turn_or_less(steps, in_turns, float64):
+    case = example(cells.lstm(), float64, steps=steps, batch=(3,))
+    cotangents = random_cotangents(case.state)
+    by_hand = partial(gradients_of, partial(bptt.final_state, store="checkpoints"), cells.lstm())
+    plain = partial(gradients_of, unroll.final_state, cells.lstm())
+    assert_close(
+        jax.jit(by_hand)(*case, cotangents), jax.jit(plain)(*case, cotangents), GRADIENT_BOUND["float64"]
+    )
+
+
+@pytest.mark.parametrize("name", ["elman-tanh", "stack-in-stack", "gru-reset-before", "bare step"])
+def test_every_kind_of_cell_takes_turns_on_an_accelerator(name, monkeypatch, float64):
     monkeypatch.setattr(sweeps, "_on_a_cpu", lambda: False)
-    cell = ALL[name] if name in ALL else cells.elman().step
-    case, cotangents = problem(ALL.get(name, cells.elman()))
-    by_hand = jax.jit(partial(gradients_of, bptt.unroll, cell))(*case, cotangents)
+    cell = ALL.get(name, cells.elman())
+    case, cotangents = problem(cell)
+    swept = cells.elman().step if name == "bare step" else cell
+    by_hand = jax.jit(partial(gradients_of, bptt.unroll, swept))(*case, cotangents)
     assert_close(by_hand, automatic(cell, *case, cotangents), GRADIENT_BOUND["float64"])
 
 
-def test_a_cpu_takes_several_steps_of_a_few_gated_units_in_one_turn(monkeypatch):
+def test_a_cpu_takes_turns_with_a_few_gated_units(monkeypatch):
     monkeypatch.undo()  # what counts as tiny is meant here
     monkeypatch.setattr(sweeps, "_on_a_cpu", lambda: True)
 
-    def most(cell, batch):
+    def a_turn(cell, batch):
         case = example(cell, "float32", batch=batch)
-        return sweeps._most_together(cell, case.params, case.xs)
+        return sweeps._steps_a_turn(cell, case.params, case.xs, 100)
 
-    assert [most(cells.gru(), batch) for batch in ((), (4,), (5,))] == [
-        4,
-        4,
-        1,
-    ]  # 15, 60 and 75 numbers of u_t
-    assert most(cells.elman(), ()) == 1  # no gates
-    assert sweeps._most_together(cells.elman().step, None, None) == 1  # not known to have any
+    assert a_turn(cells.gru(), (4,)) == 4  # u_t has 60 numbers
+    assert a_turn(cells.gru(), (5,)) == 1  # and 75
+    assert a_turn(cells.elman(), ()) == 1  # no gates
+    assert sweeps._steps_a_turn(cells.elman().step, None, None, 100) == 1  # not known to have any
 
 
 def test_where_inputs_are_few_the_forward_sweep_goes_in_shorter_chunks_on_a_cpu(monkeypatch, float64):
@@ -492,6 +492,12 @@ def test_compiled_loops_over_steps_multiply_once_a_step(cell, store, what):
     run = getattr(bptt, what)
     found = products_of_innermost_loops(compiled_gradient(cell, store, steps=200, run=run))
     assert found == [1] * (3 if store == "checkpoints" else 2)
+
+
+@on_a_cpu
+def test_compiled_loops_in_turns_multiply_once_for_each_of_their_steps(monkeypatch):
+    monkeypatch.setattr(sweeps, "_on_a_cpu", lambda: False)
+    assert products_of_innermost_loops(compiled_gradient(cells.gru(), "gates", steps=200)) == [4, 4]
 
 
 @on_a_cpu
