@@ -97,7 +97,7 @@ BENCHMARK = Benchmark(
         *KEYS,
         tables.entry("contender", -12),
         SECONDS,
-        tables.quartiles("quartiles s", 13, scale=1.0, form="{:.2f}"),
+        tables.quartiles("quartiles s", 13, "{:.2f}".format),
         tables.number("of it tracing", 13, "trace", "median"),
         tables.number("x hand", 6, "ratio", "median"),
         INSTRUCTIONS,

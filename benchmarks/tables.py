@@ -131,22 +131,28 @@ def milliseconds(title: str, width: int, *path: str) -> Column:
 
     def text(row):
         seconds = _follow(row, path)
-        if seconds is None:
-            return "?"
-        return f"{1e3 * seconds:.{2 if seconds < 0.01 else 1 if seconds < 1 else 0}f}"
+        return "?" if seconds is None else _milliseconds(seconds)
 
     return Column(title, width, text)
 
 
-def quartiles(title: str, width: int, *, scale: float = 1e3, form: str = "{:.1f}") -> Column:
-    """A column that shows the quartiles of the time, in milliseconds if no other scale is given."""
+def quartiles(title: str, width: int, form: Callable[[float], str] | None = None) -> Column:
+    """A column that shows the quartiles of the time, in milliseconds unless `form` has seconds otherwise.
+
+    >>> quartiles("ms", 9).text({"spread": {"lower_quartile": 0.0004567, "upper_quartile": 0.01}})
+    '0.46 … 10.0'
+    """
 
     def text(row):
         return " … ".join(
-            form.format(scale * row["spread"][name]) for name in ("lower_quartile", "upper_quartile")
+            (form or _milliseconds)(row["spread"][name]) for name in ("lower_quartile", "upper_quartile")
         )
 
     return Column(title, width, text)
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1e3 * seconds:.{2 if seconds < 0.01 else 1 if seconds < 1 else 0}f}"
 
 
 def _follow(row: Row, path: Sequence[str]) -> Any:
