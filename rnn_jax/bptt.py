@@ -247,7 +247,8 @@ def final_state(
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _unroll(plan, params, state, xs, lengths):
-    return sweeps.forward(plan, params, state, xs, lengths)[0]
+    without_gates = plan._replace(store="states")  # there is no way back that would read them
+    return sweeps.forward(without_gates, params, state, xs, lengths)[0]
 
 
 def _unroll_forward(plan, params, state, xs, lengths):

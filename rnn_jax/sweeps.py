@@ -57,7 +57,8 @@ together, and a turn of many kernels runs as one graph.
 _TINY = 64
 """Numbers of u_t, of several gates, up to which a turn of the loop costs a CPU more than the step in it.
 
-Cells without gates are left out: XLA compiles their whole loop as one function, but only if a turn is one step.
+XLA compiles smaller loops as one function, but only if a turn is one step: those of cells without gates, and those that
+keep no gates.
 """
 
 _FEW_INPUTS = 8
@@ -298,7 +299,7 @@ def _plain_layer(cell, keep_gates, chunk, params, state, xs, valid):
         s = body(s, inputs)
         return s, s
 
-    return lax.scan(step, state, (xs, valid), unroll=_steps_a_turn(cell, params, xs, chunk))[1], None
+    return lax.scan(step, state, (xs, valid), unroll=_steps_a_turn(chunk))[1], None
 
 
 def _structured_layer(cell, keep_gates, chunk, params, state, xs, valid):
@@ -322,16 +323,18 @@ def _cached_chunk(chunk, u_t, xs):
     return _evenly(len(xs), min(chunk, max(2, _CACHED // max(1, u_t.size))))
 
 
-def _steps_a_turn(cell, params, xs, steps) -> int:
+def _steps_a_turn(steps: int, tiny: bool = False) -> int:
     """How many of `steps` steps the loop takes in one turn; what is left over has a turn of its own."""
-    if _on_a_cpu():
-        if not is_structured(cell):
-            return 1
-        u_t = jax.eval_shape(cell.drive, params, xs[0])
-        has_gates = u_t.ndim > xs[0].ndim
-        if not has_gates or u_t.size > _TINY:
-            return 1
-    return min(steps, _STEPS_A_TURN)
+    return 1 if _on_a_cpu() and not tiny else min(steps, _STEPS_A_TURN)
+
+
+def _is_tiny(cell, params, xs) -> bool:
+    """Whether a loop that keeps or reads the gates of the cell spends its time on turns, on a CPU: see `_TINY`."""
+    if not is_structured(cell):
+        return False
+    u_t = jax.eval_shape(cell.drive, params, xs[0])
+    has_gates = u_t.ndim > xs[0].ndim
+    return has_gates and u_t.size <= _TINY
 
 
 def _chunked_layer(cell, keep_gates, chunk, params, state, xs, valid):
@@ -341,7 +344,7 @@ def _chunked_layer(cell, keep_gates, chunk, params, state, xs, valid):
     recur, _ = cell.loop_products(params, sequences)
     new, a = jax.eval_shape(partial(pullbacks.step_and_gates, cell), params, state, xs[0])
     needed = _needed(cell, new, a)
-    a_turn = _steps_a_turn(cell, params, xs, chunk)
+    a_turn = _steps_a_turn(chunk, keep_gates and _is_tiny(cell, params, xs))
 
     def keep(a):
         return jax.tree.map(lambda needed, leaf: leaf if needed else None, needed, a) if keep_gates else None
@@ -561,7 +564,7 @@ def _sweep_layer(cell, params, xs, chunk, mask, cotangents, carried) -> Swept:
         return unrolling.where_valid(mask, passed, delta), (carried, collected)
 
     inputs = (np.arange(chunk.size), cotangents, mask)
-    a_turn = _steps_a_turn(cell, params, xs, chunk.size)
+    a_turn = _steps_a_turn(chunk.size, _is_tiny(cell, params, xs))
     d_state, (carried, collected) = lax.scan(one_step, carried, inputs, reverse=True, unroll=a_turn)
     sums, d_xs = local.finish(collected)
     return Swept(sums, d_state, d_xs, carried)

@@ -26,6 +26,9 @@ from tests.cases import (
 STEPS = 41  # a prime: no chunk length divides it
 LENGTHS = jnp.array([3, 0, STEPS])
 every_store = pytest.mark.parametrize("store", sweeps.STORES)
+on_a_cpu = pytest.mark.skipif(
+    jax.default_backend() != "cpu", reason="other backends have names and fusions of their own"
+)
 
 
 @pytest.fixture
@@ -247,16 +250,30 @@ def test_every_kind_of_cell_takes_turns_on_an_accelerator(name, monkeypatch, flo
 
 def test_a_cpu_takes_turns_with_a_few_gated_units(monkeypatch):
     monkeypatch.undo()  # what counts as tiny is meant here
-    monkeypatch.setattr(sweeps, "_on_a_cpu", lambda: True)
 
-    def a_turn(cell, batch):
+    def tiny(cell, batch):
         case = example(cell, "float32", batch=batch)
-        return sweeps._steps_a_turn(cell, case.params, case.xs, 100)
+        return sweeps._is_tiny(cell, case.params, case.xs)
 
-    assert a_turn(cells.gru(), (4,)) == 4  # u_t has 60 numbers
-    assert a_turn(cells.gru(), (5,)) == 1  # and 75
-    assert a_turn(cells.elman(), ()) == 1  # no gates
-    assert sweeps._steps_a_turn(cells.elman().step, None, None, 100) == 1  # not known to have any
+    assert tiny(cells.gru(), (4,))  # u_t has 60 numbers
+    assert not tiny(cells.gru(), (5,))  # and 75
+    assert not tiny(cells.elman(), ())  # no gates
+    assert not sweeps._is_tiny(cells.elman().step, None, None)  # not known to have any
+
+
+@on_a_cpu
+@pytest.mark.parametrize(("device", "found"), [("accelerator", [4, 4]), ("cpu", [1, 1]), ("tiny", [4, 4])])
+def test_compiled_loops_multiply_once_for_each_step_of_a_turn(device, found, monkeypatch):
+    monkeypatch.setattr(sweeps, "_on_a_cpu", lambda: device != "accelerator")
+    monkeypatch.setattr(sweeps, "_TINY", 10**9 if device == "tiny" else 0)
+    assert products_of_innermost_loops(compiled_gradient(cells.gru(), "gates", steps=200)) == found
+
+
+@on_a_cpu
+def test_a_cpu_takes_no_turns_where_no_gates_are_kept(monkeypatch):
+    monkeypatch.setattr(sweeps, "_TINY", 10**9)
+    outputs = jax.jit(partial(bptt.unroll, cells.gru())).lower(*shapes(cells.gru(), 200)).compile()
+    assert products_of_innermost_loops(outputs) == [1]
 
 
 def test_where_inputs_are_few_the_forward_sweep_goes_in_shorter_chunks_on_a_cpu(monkeypatch, float64):
@@ -478,11 +495,6 @@ def products_of_innermost_loops(compiled):
     return sorted(filter(None, counts))
 
 
-on_a_cpu = pytest.mark.skipif(
-    jax.default_backend() != "cpu", reason="other backends have other names for a matrix product"
-)
-
-
 @on_a_cpu
 @pytest.mark.parametrize("what", ["unroll", "final_state"])
 @every_store
@@ -492,12 +504,6 @@ def test_compiled_loops_over_steps_multiply_once_a_step(cell, store, what):
     run = getattr(bptt, what)
     found = products_of_innermost_loops(compiled_gradient(cell, store, steps=200, run=run))
     assert found == [1] * (3 if store == "checkpoints" else 2)
-
-
-@on_a_cpu
-def test_compiled_loops_in_turns_multiply_once_for_each_of_their_steps(monkeypatch):
-    monkeypatch.setattr(sweeps, "_on_a_cpu", lambda: False)
-    assert products_of_innermost_loops(compiled_gradient(cells.gru(), "gates", steps=200)) == [4, 4]
 
 
 @on_a_cpu
@@ -541,7 +547,7 @@ def multiplied(cell, gates, store, what, steps):
     return multiplications(live), steps * batch * gates * n * (2 * d + 3 * n + again)
 
 
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="other backends have fusions of their own")
+@on_a_cpu
 @pytest.mark.parametrize(("cell", "gates"), [(cells.gru(), 3), (cells.lstm(), 4)], ids=["gru", "lstm"])
 def test_every_gate_of_a_step_is_cut_from_its_chunk_by_itself(cell, gates):
     # XLA's CPU backend would compute slices of one slice entry by entry: see `_row_gate_by_gate`.
