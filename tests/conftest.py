@@ -44,7 +44,7 @@ def float64():
 def swept_as_on_a_cpu(monkeypatch):
     """Sequences are swept alike on every device, and the small networks of the tests like large ones.
 
-    How an accelerator and tiny networks are swept is what `in_turns` of tests/test_sweeps.py is for.
+    How an accelerator and tiny networks are swept is what `on_an_accelerator` of tests/test_sweeps.py is for.
     """
     monkeypatch.setattr(sweeps, "_on_a_cpu", lambda: True)
     monkeypatch.setattr(sweeps, "_TINY", 0)
