@@ -41,10 +41,8 @@ STORES = ("gates", "states", "checkpoints")
 # in a cache. On an accelerator its steps: what it waits for are the launches of a chunk, whatever the batch.
 _ROWS = 512
 _STEPS = 512
-_LEAST_CHUNKS = {
-    "gates": 1,
-    "states": 32,
-}  # where memory is what counts, a chunk is a small part of the sequence
+# Where memory is what counts, a small part of the sequence.
+_LEAST_CHUNKS = {"gates": 1, "states": 32}
 _LEAST_STEPS = 4  # with fewer, summing a chunk's share into the weight gradients would be a step's work
 
 _STEPS_A_TURN = 4
@@ -57,8 +55,8 @@ together, and a turn of many kernels runs as one graph.
 _TINY = 64
 """Numbers of u_t, of several gates, up to which a turn of the loop costs a CPU more than the step in it.
 
-XLA compiles smaller loops as one function, but only if a turn is one step: those of cells without gates, and those that
-keep no gates.
+Smaller loops, those of cells without gates and those that keep no gates, XLA compiles as one function, but only if a turn
+is one step.
 """
 
 _FEW_INPUTS = 8
