@@ -55,8 +55,8 @@ together, and a turn of many kernels runs as one graph.
 _TINY = 64
 """Numbers of u_t, of several gates, up to which a turn of the loop costs a CPU more than the step in it.
 
-Smaller loops, those of cells without gates and those that keep no gates, XLA compiles as one function, but only if a turn
-is one step.
+XLA compiles smaller loops as one function, but only if a turn is one step: the loops of cells without gates, and those
+that keep no gates.
 """
 
 _FEW_INPUTS = 8
