@@ -17,7 +17,7 @@ their option `store`:
     "gates"         states, and what the way back reads of the gates: the fastest
     "states"        states alone; the gates are formed again, for a whole chunk at once
     "checkpoints"   every √T-th state; the rest is run again. `unroll`, `bptt` and `loss_gradients` have all states in
-                    hand, so there it saves little; `final_state` then holds about √T steps, of sequences of 10⁶
+                    hand, so there it saves little; `final_state` then holds about √T steps: 1000 of a sequence of 10⁶
     None            "gates" while both take up to 1 GiB, else "states": chosen from shapes alone
 
 How a sequence is cut, and how many steps a turn of a loop takes, is chosen for the device that programs run on by
@@ -46,7 +46,7 @@ class Gradients(NamedTuple):
 
     Attributes:
       params: ∂L/∂θ.
-      state: ∂L/∂h_0 = δ_0.
+      state: ∂L/∂s_0 = δ_0.
       xs: ∂L/∂x_1 … ∂L/∂x_T.
       deltas: δ_1 … δ_T, the total dL/ds_t; `deltas[t - 1]` is δ_t. In a stack s_t is the joint state: what a
         layer passes to the layer above within step t counts for the upper layer's component, so that
@@ -73,9 +73,9 @@ def bptt(
     """Gradients of L by backpropagation through time, from ∂L/∂s_t of every step.
 
     Args:
-      cell: a cell (hand-written derivatives) or any `step(params, state, x) -> state` (through `jax.vjp`).
+      cell: a cell, by the derivatives that it has by hand, or any `step(params, state, x) -> state`, through `jax.vjp`.
       params: θ.
-      state: h_0, leaves `(*B, N)`.
+      state: s_0, leaves `(*B, N)`; h_0 for a cell whose state is h.
       xs: `(T, *B, D)`.
       cotangents: the immediate ∂L/∂s_1 … ∂L/∂s_T, the tree of the states, leaves `(T, *B, N)`. For a loss on
         h_t use `cell.emit_pullback(states, dL_dh)`; for a loss of the last step, zeros but in the last entry.
@@ -83,10 +83,11 @@ def bptt(
       store: what the forward pass keeps, see above.
 
     Returns:
-      `Gradients` for params, h_0 and xs, and all δ_t.
+      `Gradients` for params, s_0 and xs, and all δ_t.
 
     Raises:
-      ValueError: as `unroll.unroll`, or if the cotangents do not have the tree and shapes of the states.
+      ValueError: as `unroll.unroll`; a `store` that there is not; a state of integers; cotangents that do not have the
+        tree and shapes of the states.
 
     >>> from rnn_jax import cells
     >>> cell = cells.elman(cells.identity)
@@ -141,7 +142,7 @@ def loss_gradients(
     lengths: Any = None,
     store: str | None = None,
 ) -> LossGradients:
-    """The note's gradient from end to end, without automatic differentiation: L = Σ_t w_t L_t(ŷ_t, y_t).
+    """The gradient of a network with a readout, from end to end by the chain rule: L = Σ_t w_t L_t(ŷ_t, y_t).
 
         o_t = W_hy h_t + b_y  →  ∂L/∂o_t = w_t (ŷ_t − y_t)  →  ∂L/∂W_hy, ∂L/∂b_y, ∂L/∂h_t  →  `bptt`
 

@@ -7,7 +7,6 @@
 Whatever is summed over steps is summed in a layout of the cell's choice (`Cell.params_sums`).
 """
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -95,7 +94,7 @@ def of_chunk(cell, params: PyTree, xs: PyTree, chunk: Chunk) -> Pullbacks:
 
 
 def _structured_derivatives(cell, params, xs, chunk) -> Pullbacks:
-    """J_tᵀ δ = ∂update/∂sᵀ δ + ∂emit/∂sᵀ Rᵀ ∂update/∂rᵀ δ, every derivative by hand."""
+    """J_tᵀ δ = ∂update/∂sᵀ δ + ∂emit/∂sᵀ Rᵀ ∂update/∂rᵀ δ, by the derivatives of the cell's parts."""
     previous = chunk.all_previous()
     h_previous = cell.emit(previous)
     again = partial(step_and_gates, cell, params)
@@ -104,12 +103,10 @@ def _structured_derivatives(cell, params, xs, chunk) -> Pullbacks:
     _, like = jax.eval_shape(again, chunk.previous(0), xs[0])
     unread = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
 
-    _, recur_pullback = cell.loop_products(params, math.prod(h_previous.shape[1:-1]))
-
     def pullback(j, delta):
         s_previous, a = chunk.previous(j), _merged(row(gates, start + j), unread)
         ds, du, dr = cell.pullback(s_previous, a, chunk.state(j), delta)
-        dh = recur_pullback(dr)
+        dh = cell.recur_pullback(params, dr)
         return add(ds, pull_emit(cell, s_previous, dh)), du if du is dr else (du, dr)
 
     def finish(collected):

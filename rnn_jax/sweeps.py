@@ -14,8 +14,8 @@ says of its parameters lives for one chunk only. What the forward sweep keeps is
                                                                    4 N for GRU and LSTM
     "states"        s_t; the gates are formed again, for a chunk   S numbers a step, one more product with the weights
                     at once
-    "checkpoints"   s_t before each chunk of √T steps, and         about √T (2 S + A) numbers, one more forward sweep
-                    s_t and a_t of one chunk at a time
+    "checkpoints"   s_t before each chunk of √T steps, and         about √T (2 S + A) numbers, one more forward sweep;
+                    s_t and a_t of one chunk at a time             beside them s_1 … s_T, where they are the result
 
 A stack is swept layer by layer within a chunk, top to bottom: a layer's ∂L/∂x_t is a cotangent of the layer below.
 The backward sweep's own derivative is that of its plain twin, `jax.vjp` of `rnn_jax.unroll.unroll`.
@@ -41,26 +41,28 @@ STORES = ("gates", "states", "checkpoints")
 # in a cache. On an accelerator its steps: what it waits for are the launches of a chunk, whatever the batch.
 _ROWS = 512
 _STEPS = 512
-# Where memory is what counts, a small part of the sequence.
+# So that gates that are formed again are those of a small part of the sequence, where memory is what counts.
 _LEAST_CHUNKS = {"gates": 1, "states": 32}
 _LEAST_STEPS = 4  # with fewer, summing a chunk's share into the weight gradients would be a step's work
 
 _STEPS_A_TURN = 4
-"""Steps that a turn of the loop over a chunk takes, where it is not one.
+"""Steps that a turn of the loop over a chunk takes on an accelerator, and on a CPU for tiny cells; else it is one.
 
 An accelerator launches fewer kernels for them: what a turn does beside its steps is done once, four results are written
 together, and a turn of many kernels runs as one graph.
 """
 
 _TINY = 64
-"""Numbers of u_t, of several gates, up to which a turn of the loop costs a CPU more than the step in it.
+"""Numbers of u_t up to which a turn of a loop that keeps or reads several gates costs a CPU more than the step in it.
 
-XLA compiles smaller loops as one function, but only if a turn is one step: the loops of cells without gates, and those
-that keep no gates.
+The other loops of so few numbers XLA compiles as one function, as long as a turn is one step.
 """
 
 _FEW_INPUTS = 8
 """Units to each input from which on the product with the inputs costs little, in whatever pieces."""
+
+_UNITS_TO_TURN = 4
+"""Units to each sequence from which on W h is faster with the weights on the left, on a CPU."""
 
 _CACHED = 2**16
 """Numbers of u_t that are still in a CPU's fast cache when the loop over steps comes to read them."""
@@ -77,7 +79,7 @@ class Plan(NamedTuple):
       store: what the forward sweep keeps, one of `STORES`.
       reverse: whether the recurrence runs from t = T down to 1.
       chunk: C, the steps of a chunk of the backward sweep.
-      want_deltas, want_xs: whether all δ_t, and ∂L/∂x_t, are asked for.
+      want_deltas, want_xs: whether what reaches every s_t from later steps, and ∂L/∂x_t, are asked for.
     """
 
     cell: Cell | Step
@@ -124,7 +126,7 @@ def plan(
     """The plan for these shapes, and for the device that programs run on by default; `store` is chosen if it is None.
 
     Raises:
-      ValueError: a `store` that there is not, or a state of integers.
+      ValueError: a `store` that there is not; an empty state, or one of integers.
 
     >>> from rnn_jax import cells
     >>> cell = cells.lstm()
@@ -170,7 +172,7 @@ def _on_a_cpu() -> bool:
 def _evenly(steps: int, chunk: int) -> int:
     """The largest divisor of `steps` in (chunk/2, chunk]: a chunk that is not full costs a mask, and steps for nothing.
 
-    Where there is none, as many chunks as of `chunk` steps, all but equal.
+    Where there is none, as many chunks as of `chunk` steps, as nearly equal as they can be.
     """
     even = -(-steps // -(-steps // chunk))
     return next((c for c in range(chunk, chunk // 2, -1) if steps % c == 0), even)
@@ -306,6 +308,8 @@ def _structured_layer(cell, keep_gates, chunk, params, state, xs, valid):
     An accelerator would wait longer for the launches of more chunks than its caches save.
     """
     body, steps = unrolling.body_of(cell.step, params), checks.sequence_length(xs)
+    if not isinstance(xs, jax.Array):
+        raise ValueError(f"xs is {checks.signature(xs)}; expected one array (T, *B, D) for a cell.")
     # The step says what is wrong with its arguments; its parts do not.
     jax.eval_shape(body, state, (xs[0], None if valid is None else valid[0]))
     chunk = min(chunk, steps)
@@ -319,6 +323,15 @@ def _cached_chunk(chunk, u_t, xs):
     if _FEW_INPUTS * xs.shape[-1] > u_t.shape[-1]:
         return chunk
     return _evenly(len(xs), min(chunk, max(2, _CACHED // max(1, u_t.size))))
+
+
+def _weights_first(h) -> bool:
+    """Whether W h is faster with the weights on the left, where XLA's CPU backend would pack them anew at every step.
+
+    It turns h and the product round instead, which costs more than packing where sequences are many to a unit.
+    """
+    *batch, units = h.shape
+    return _on_a_cpu() and units > _UNITS_TO_TURN * math.prod(batch)
 
 
 def _steps_a_turn(steps: int, tiny: bool = False) -> int:
@@ -338,8 +351,7 @@ def _is_tiny(cell, params, xs) -> bool:
 def _chunked_layer(cell, keep_gates, chunk, params, state, xs, valid):
     """u_t of a chunk in one product, then step by step r_t, a_t and s_t, each written where it stays."""
     steps = len(xs)
-    sequences = math.prod(jax.eval_shape(cell.emit, state).shape[:-1])
-    recur, _ = cell.loop_products(params, sequences)
+    recur = partial(cell.recur, params, weights_first=_weights_first(jax.eval_shape(cell.emit, state)))
     new, a = jax.eval_shape(partial(pullbacks.step_and_gates, cell), params, state, xs[0])
     needed = _needed(cell, new, a)
     a_turn = _steps_a_turn(chunk, keep_gates and _is_tiny(cell, params, xs))
@@ -374,7 +386,7 @@ def _chunked_layer(cell, keep_gates, chunk, params, state, xs, valid):
 
         rest = chunk % a_turn
         whole = chunk - rest
-        masks = None if mask is None else mask[:whole].reshape(-1, a_turn, *mask.shape[1:])
+        masks = None if mask is None else mask[:whole].reshape(whole // a_turn, a_turn, *mask.shape[1:])
         carry, _ = lax.scan(partial(turn, a_turn), (s, written), (np.arange(0, whole, a_turn), masks))
         if rest:
             carry, _ = turn(rest, carry, (whole, None if mask is None else mask[whole:]))

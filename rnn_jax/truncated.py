@@ -42,6 +42,7 @@ Here θ is the same for all windows. To train with one update a window, hand the
 ...     params, moments, state, value = jax.jit(update)(params, moments, state, xs, 0.5 * xs)
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -279,12 +280,16 @@ def _pad(steps: int, leaf: jax.Array) -> jax.Array:
 
 def _fold(window: int, tree: PyTree) -> PyTree:
     """Leaves (W · K, …) as (K, W, …)."""
-    return jax.tree.map(lambda leaf: leaf.reshape(-1, window, *leaf.shape[1:]).swapaxes(0, 1), tree)
+    return jax.tree.map(
+        lambda leaf: leaf.reshape(len(leaf) // window, window, *leaf.shape[1:]).swapaxes(0, 1), tree
+    )
 
 
 def _unfold(steps: int, tree: PyTree) -> PyTree:
     """Leaves (K, W, …) as (T, …), T ≤ W · K."""
-    return jax.tree.map(lambda leaf: leaf.swapaxes(0, 1).reshape(-1, *leaf.shape[2:])[:steps], tree)
+    return jax.tree.map(
+        lambda leaf: leaf.swapaxes(0, 1).reshape(math.prod(leaf.shape[:2]), *leaf.shape[2:])[:steps], tree
+    )
 
 
 def _first(tree: PyTree) -> PyTree:

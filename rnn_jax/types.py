@@ -11,7 +11,8 @@ from unit j to unit i, and a Jacobian entry `[i, j]` is ∂(output i)/∂(input 
 
 Times
 
-    x_1 … x_T and h_1 … h_T; h_0 is the `state` argument.
+    x_1 … x_T and h_1 … h_T; h_0 is the `state` argument. (Where only a step is known, h is the whole state. A cell
+    tells its state s_t from what it emits: for an LSTM s = (h, c), and the `state` argument is s_0.)
     `xs[t - 1]` is x_t and `states[t - 1]` is h_t; so are cotangents, deltas and Jacobians indexed.
     J_t = ∂h_t/∂h_{t−1}, and ∂h_t/∂h_k = J_t J_{t−1} … J_{k+1}, the newest factor on the left.
 
@@ -61,7 +62,7 @@ class Cell(NamedTuple):
       step: `(params, state, x) -> state`.
       emit: `state -> h`, `(*B, N)`.
       drive: `(params, x) -> u`.
-      recur: `(params, h) -> r`.
+      recur: `(params, h, *, weights_first=False) -> r`, with the weights on the left of the product or on the right.
       recurrent: `params -> R`, the matrix of `recur`, `(N, N)` or `(G, N, N)`.
       gates: `(u, r) -> a`, a tree of arrays `(*B, N)`: what `update` and `pullback` need of u_t and r_t. The gates of a
         gated cell, the pre-activation of another: what a forward pass may keep for the way back.
@@ -70,8 +71,7 @@ class Cell(NamedTuple):
         du and dr are one and the same array where u and r enter by their sum.
       emit_pullback: `(s, dh) -> ds`, the transposed derivative of `emit`.
       drive_pullback: `(params, du) -> dx`, the transposed affine map.
-      loop_products: `(params, rows) -> (recur, recur_pullback)`, the products of the sequential path, h ↦ r and
-        dr ↦ dh, for `rows` sequences at a time, with whatever can be made ready before the loop.
+      recur_pullback: `(params, dr) -> dh`, the same of `recur`.
       params_sums: `(params, x, h, du, dr) -> sums`, what both say of the parameters, summed over all batch axes: a tree
         that adds up over steps, in whatever layout is the fastest to sum.
       params_gradient: `(params, sums) -> dparams`, the gradient that such sums amount to.
@@ -85,14 +85,14 @@ class Cell(NamedTuple):
     step: Callable[[PyTree, PyTree, PyTree], PyTree]
     emit: Callable[[PyTree], jax.Array]
     drive: Callable[[PyTree, jax.Array], jax.Array] | None = None
-    recur: Callable[[PyTree, jax.Array], jax.Array] | None = None
+    recur: Callable[..., jax.Array] | None = None
     recurrent: Callable[[PyTree], jax.Array] | None = None
     gates: Callable[[jax.Array, jax.Array], PyTree] | None = None
     update: Callable[[PyTree, PyTree], PyTree] | None = None
     pullback: Callable[..., tuple[PyTree, jax.Array, jax.Array]] | None = None
     emit_pullback: Callable[[PyTree, jax.Array], PyTree] | None = None
     drive_pullback: Callable[[PyTree, jax.Array], jax.Array] | None = None
-    loop_products: Callable[[PyTree, int], tuple[Callable, Callable]] | None = None
+    recur_pullback: Callable[[PyTree, jax.Array], jax.Array] | None = None
     params_sums: Callable[..., PyTree] | None = None
     params_gradient: Callable[[PyTree, PyTree], PyTree] | None = None
     step_pullback: Callable[..., tuple[PyTree, PyTree, jax.Array]] | None = None

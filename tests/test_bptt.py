@@ -223,7 +223,7 @@ def test_deltas_obey_their_recursion_with_the_exact_jacobians(name, float64):
     deltas = flat(unroll.with_initial(result.state, result.deltas))
     immediate = flat(unroll.with_initial(jax.tree.map(jnp.zeros_like, result.state), cotangents))
     recursion = np.einsum("tij,ti->tj", stacked, deltas[1:]) + immediate[:-1]
-    np.testing.assert_allclose(deltas[:-1], recursion, rtol=1e-11, atol=1e-13)
+    assert_close(deltas[:-1], recursion, GRADIENT_BOUND["float64"])
     np.testing.assert_array_equal(deltas[-1], immediate[-1])
 
 
@@ -477,6 +477,19 @@ class TestBadInput:
         state = {"h": jnp.zeros(2), "n": jnp.zeros((), int)}
         with pytest.raises(ValueError, match=r"leaf of dtype int32.*jax\.grad"):
             jax.grad(lambda p: bptt.unroll(count, p, state, jnp.ones((3, 2)))["h"].sum())(1.0)
+
+    @pytest.mark.parametrize(
+        ("state", "xs", "store", "message"),
+        [
+            ((), xs, None, r"the state is \(\); expected one array or more"),
+            (state, xs, "gate", r"store is 'gate'; expected one of \('gates', "),
+            (state, {"x": xs}, None, r"xs is \{.x.: float32\[1,2,3\]\}; expected one array"),
+        ],
+        ids=["empty", "store", "xs"],
+    )
+    def test_what_a_sequence_is_made_of_is_checked(self, state, xs, store, message):
+        with pytest.raises(ValueError, match=message):
+            bptt.unroll(self.cell, self.params, state, xs, store=store)
 
     def test_a_bare_step_has_no_readout(self):
         with pytest.raises(ValueError, match="needs a cell, whose emit"):

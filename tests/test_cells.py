@@ -256,6 +256,7 @@ class TestBadInput:
                 r"w_hh has shape \(3, 5, 5\); expected \(4, 5, 5\)",
             ),
             (cells.gru_reset_before(), example(cells.gru(), "float32").params, "b_hn, which only"),
+            (cells.gru(), example(cells.gru_reset_before(), "float32").params, "no b_hn, which gru"),
             (
                 cells.elman(),
                 params._replace(w_xh=jnp.ones((1, D))),
@@ -264,7 +265,7 @@ class TestBadInput:
             (cells.elman(), params._replace(b_h=jnp.ones(1)), r"b_h has shape \(1,\); expected \(5,\)"),
             (cells.elman(), params._replace(b_h=jnp.ones(N, int)), "b_h is int32 and w_hh is float32"),
         ],
-        ids=["gates", "b_hn", "w_xh", "b_h", "integers"],
+        ids=["gates", "b_hn", "no-b_hn", "w_xh", "b_h", "integers"],
     )
     def test_parameters_that_do_not_fit_are_not_broadcast(self, cell, params, message):
         with pytest.raises(ValueError, match=message):

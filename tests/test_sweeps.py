@@ -62,7 +62,9 @@ def problem(cell, dtype="float64"):
         *[(name, "checkpoints") for name in ("elman-tanh", "leaky-post", "gru")],
     ],
 )
-def test_every_store_gives_the_gradient_where_the_last_chunk_is_not_full(name, store, short_chunks, float64):
+def test_every_store_gives_the_gradient_where_no_chunk_length_divides_the_sequence(
+    name, store, short_chunks, float64
+):
     cell = SINGLE[name]
     case, cotangents = problem(cell)
     assert STEPS % sweeps.plan(cell, store, False, *case).chunk != 0
@@ -151,12 +153,12 @@ def test_deltas_are_the_same_from_chunks_and_from_the_plain_twin(name, short_chu
     assert_close(*both(*case), GRADIENT_BOUND["float64"])
 
 
-def curvature(run, cell, case, outer):
+def curvature(run, cell, case, outer, **options):
     """∂²/∂h_0² of Σ h³, in one order or the other of the two modes."""
     params, state, xs = case
 
     def loss(state):
-        return sum((leaf**3).sum() for leaf in jax.tree.leaves(run(cell, params, state, xs)))
+        return sum((leaf**3).sum() for leaf in jax.tree.leaves(run(cell, params, state, xs, **options)))
 
     return jax.jit(outer(jax.grad(loss)))(state)
 
@@ -176,6 +178,32 @@ def test_second_derivatives_are_those_of_the_plain_unrolling(what, store, outer,
     by_hand = curvature(partial(getattr(bptt, what), store=store), cells.gru(), case, outer)
     plain = curvature(getattr(unroll, what), cells.gru(), case, outer)
     assert_close(by_hand, plain, GRADIENT_BOUND["float64"])
+
+
+@pytest.mark.parametrize(("store", "outer"), [("gates", jax.jacfwd), ("checkpoints", jax.jacrev)])
+@pytest.mark.parametrize("what", ["unroll", "final_state"])
+def test_second_derivatives_of_sequences_of_several_lengths_in_reverse(
+    what, store, outer, short_chunks, float64
+):
+    """Of a stack, and of a step that takes integers."""
+
+    def counted(params, state, inputs):
+        x, index = inputs
+        return jnp.tanh(params.w_hh @ state + params.w_xh @ x + index)
+
+    lengths = jnp.array([9, 0, 4])
+    elman = example(cells.elman(), float64, steps=9, batch=(3,))
+    batched = jax.vmap(counted, in_axes=(None, 0, 0))
+    stacked = cells.stack(cells.elman(), cells.lstm())
+    indices = jnp.arange(27).reshape(9, 3)
+    for cell, case in (
+        (stacked, example(stacked, float64, steps=9, batch=(3,))),
+        (batched, (elman.params, elman.state, (elman.xs, indices))),
+    ):
+        options = {"lengths": lengths, "reverse": True}
+        by_hand = curvature(partial(getattr(bptt, what), store=store), cell, case, outer, **options)
+        plain = curvature(getattr(unroll, what), cell, case, outer, **options)
+        assert_close(by_hand, plain, GRADIENT_BOUND["float64"])
 
 
 def test_a_pullback_may_ask_for_the_shape_of_what_it_does_not_read(float64):
@@ -324,24 +352,37 @@ def test_only_the_gates_that_the_way_back_reads_are_kept():
     assert (kept(cells.gru()), kept(cells.lstm())) == (4, 4)
 
 
-@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("batch", [(), (3,), (2, 3)])
 @pytest.mark.parametrize("cell", [cells.elman(), cells.gru()], ids=["elman", "gru"])
-def test_the_products_of_the_loop_are_those_of_the_cell(cell, rows, float64):
-    wide = 256  # from here on the transposed product is turned round
-    rng = np.random.default_rng(0)
-    params = jax.eval_shape(lambda key: cell.init(key, 3, wide), jax.random.key(0))
-    params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape)), params)
-    h = jnp.asarray(rng.normal(size=(rows, wide)))
-    recur, pullback = cell.loop_products(params, rows)
+def test_the_products_of_the_loop_are_those_of_the_cell(cell, batch, float64):
+    params, h, _ = example(cell, float64, batch=batch)
+    h = jnp.asarray(np.random.default_rng(0).normal(size=h.shape))
     r, pull = jax.vjp(partial(cell.recur, params), h)
-    assert_close((recur(h), pullback(r)), (r, pull(r)[0]), 1e-13)
+    assert_close(cell.recur(params, h, weights_first=True), r, rounding("float64", 2))
+    assert_close(cell.recur_pullback(params, r), pull(r)[0], rounding("float64", 2))
+
+
+@pytest.mark.parametrize(
+    ("units", "batch", "cpu", "weights_first"),
+    [(64, (64,), True, False), (128, (2, 8), True, True), (5, (), True, True), (128, (16,), False, False)],
+)
+def test_the_weights_stand_on_the_left_where_sequences_are_few_to_a_unit(
+    units, batch, cpu, weights_first, monkeypatch
+):
+    monkeypatch.setattr(sweeps, "_on_a_cpu", lambda: cpu)
+    cell = cells.lstm()
+    params = jax.eval_shape(lambda key: cell.init(key, 3, units), jax.random.key(0))
+    state = jax.eval_shape(lambda params: cell.initial_state(params, batch), params)
+    xs = jax.ShapeDtypeStruct((9, *batch, 3), jnp.float32)
+    program = jax.make_jaxpr(partial(bptt.unroll, cell))(params, state, xs)
+    assert ("optimization_barrier" in str(program)) == weights_first
 
 
 WRONG = {
     "params_sums": lambda right, f: lambda *a: (s := right(*a))._replace(b_h=f * s.b_h),
     "params_gradient": lambda right, f: lambda *a: (g := right(*a))._replace(w_hh=f * g.w_hh),
     "drive_pullback": lambda right, f: lambda *a: f * right(*a),
-    "loop_products": lambda right, f: lambda *a: ((p := right(*a))[0], lambda dr: f * p[1](dr)),
+    "recur_pullback": lambda right, f: lambda *a: f * right(*a),
 }
 
 
@@ -383,9 +424,10 @@ def test_half_precision_adds_up_in_single():
 @pytest.mark.parametrize("cell", [cells.lstm(), cells.gru_reset_before()], ids=["lstm", "reset-before"])
 def test_an_empty_batch_has_gradients_of_zero(cell, store):
     case = example(cell, "float32", batch=(0,))
-    run = partial(bptt.final_state, store=store)
-    gradient = jax.jit(jax.grad(lambda p: cell.emit(run(cell, p, case.state, case.xs)).sum()))(case.params)
-    assert not any(leaf.any() for leaf in jax.tree.leaves(gradient))
+    for lengths in (None, jnp.zeros(0, int)):
+        run = partial(bptt.final_state, store=store, lengths=lengths)
+        gradient = jax.jit(jax.grad(lambda p, run=run: cell.emit(run(cell, p, case.state, case.xs)).sum()))
+        assert not any(leaf.any() for leaf in jax.tree.leaves(gradient(case.params)))
 
 
 def test_a_parameter_that_is_none_stays_none():

@@ -14,7 +14,6 @@ reset before (Cho et al. 2014): the reset gate acts on the state, and two produc
 z keeps the state, as in torch, Flax, Keras and Cho et al.; in Chung et al. (2014) and Haiku it replaces it.
 """
 
-from collections.abc import Callable
 from functools import cache
 from typing import NamedTuple
 
@@ -33,7 +32,6 @@ from rnn_jax.cells.structure import (
     emit_hidden_pullback,
     gates_together,
     hidden_state,
-    loop_products,
     params_sums,
     project,
     recur,
@@ -87,24 +85,17 @@ def _init_reset_after(key: jax.Array, input_size: int, hidden_size: int, **optio
     return GRUParams(*shared, b_hn=jnp.zeros_like(shared.b_h[2]))
 
 
-def _recur(params: GRUParams, h: jax.Array) -> jax.Array:
+def _recur(params: GRUParams, h: jax.Array, *, weights_first: bool = False) -> jax.Array:
     """R h_{t−1}, with b_hn added to the candidate's product, `(*B, 3, N)`."""
-    return add_bias(recur(params, h), _recurrent_bias(params))
-
-
-def _recurrent_bias(params: GRUParams) -> jax.Array:
-    return jnp.where(np.arange(3)[:, None] == 2, params.b_hn[None], 0)
-
-
-def _loop_products(params: GRUParams, rows: int) -> tuple[Callable, Callable]:
-    product, pullback = loop_products(params, rows)
-    bias = _recurrent_bias(params)
-    return lambda h: add_bias(product(h), bias), pullback
+    if not hasattr(params, "b_hn"):
+        raise ValueError("params has no b_hn, which gru() needs. Make parameters with gru().init.")
+    bias = jnp.where(np.arange(3)[:, None] == 2, params.b_hn[None], 0)
+    return add_bias(recur(params, h, weights_first=weights_first), bias)
 
 
 def _params_sums(params: GRUParams, x, h, du, dr) -> GRUParams:
     shared = params_sums(params, x, h, du, dr)
-    return shared._replace(b_hn=bias_gradient(dr, params.b_h)[2])
+    return shared._replace(b_hn=bias_gradient(dr[..., 2, :], params.b_hn))
 
 
 class _Gates(NamedTuple):
@@ -154,7 +145,6 @@ def gru() -> Cell:
         gate_shape=(3,),
         gates=_gates,
         recur=_recur,
-        loop_products=_loop_products,
         params_sums=_params_sums,
         update=_update,
         pullback=_pullback,

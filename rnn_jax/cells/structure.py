@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +34,15 @@ def project(weights: jax.Array, x: jax.Array) -> jax.Array:
     flat = weights.reshape(-1, weights.shape[-1])
     # Contracted as it lies: inside a loop, XLA on the CPU would carry out the transposition of x @ flat.T each time.
     product = lax.dot_general(x, flat, (((x.ndim - 1,), (1,)), ((), ())))
+    return product.reshape(*x.shape[:-1], *weights.shape[:-1])
+
+
+def project_weights_first(weights: jax.Array, x: jax.Array) -> jax.Array:
+    """`project` with the weights on the left, for a loop on a CPU: XLA packs the right operand there, each time."""
+    flat = weights.reshape(-1, weights.shape[-1])
+    product = lax.dot_general(flat, x, (((1,), (x.ndim - 1,)), ((), ())))
+    # The barrier keeps the compiler from turning the product round.
+    product = jnp.moveaxis(lax.optimization_barrier(product), 0, -1)
     return product.reshape(*x.shape[:-1], *weights.shape[:-1])
 
 
@@ -105,11 +113,11 @@ def drive(params: PyTree, x: jax.Array) -> jax.Array:
     return add_bias(project(params.w_xh, x), params.b_h)
 
 
-def recur(params: PyTree, h: jax.Array) -> jax.Array:
+def recur(params: PyTree, h: jax.Array, *, weights_first: bool = False) -> jax.Array:
     """r_t = W_hh h_{t−1}, `(*B, N)` or `(*B, G, N)`."""
     checks.square("w_hh", params.w_hh.shape)
     checks.operand("h", h, "w_hh", params.w_hh)
-    return project(params.w_hh, h)
+    return (project_weights_first if weights_first else project)(params.w_hh, h)
 
 
 def recurrent(params: PyTree) -> jax.Array:
@@ -117,45 +125,14 @@ def recurrent(params: PyTree) -> jax.Array:
     return params.w_hh
 
 
+def recur_pullback(params: PyTree, dr: jax.Array) -> jax.Array:
+    """∂L/∂h_{t−1} = W_hhᵀ dr."""
+    return project_back(params.w_hh, dr)
+
+
 def drive_pullback(params: PyTree, du: jax.Array) -> jax.Array:
     """∂L/∂x_t = W_xhᵀ du."""
     return project_back(params.w_xh, du)
-
-
-def loop_products(params: PyTree, rows: int) -> tuple[Callable, Callable]:
-    """h_{t−1} ↦ W_hh h_{t−1} and dr ↦ W_hhᵀ dr for a loop over time."""
-    weights = params.w_hh.reshape(-1, params.w_hh.shape[-1])
-    gates, size = params.w_hh.shape[:-1], weights.shape[-1]
-
-    def recur(h):
-        return _product(weights, h, partial(project, weights)).reshape(*h.shape[:-1], *gates)
-
-    direct, transposed = partial(project_back, weights), weights.T
-
-    def recur_pullback(dr):
-        dr = dr.reshape(*dr.shape[: dr.ndim - len(gates)], len(weights))
-        # Turned round, this product has to outweigh the turning of its operands.
-        return _product(transposed, dr, direct) if rows > 1 and size >= _WIDE else direct(dr)
-
-    return recur, recur_pullback
-
-
-_WIDE = 256
-"""Hidden units from which on weights no longer stay in a fast cache beside everything else."""
-
-
-def _product(matrix: jax.Array, x: jax.Array, direct: Callable) -> jax.Array:
-    """M x over batch axes; `direct` gives the same.
-
-    XLA on the CPU packs the right operand of a product anew each time. So that this is not the matrix, M stands on the
-    left there, and a barrier keeps the compiler from turning the product round.
-    """
-
-    def matrix_first(x):
-        product = lax.dot_general(matrix, x, (((1,), (x.ndim - 1,)), ((), ())))
-        return jnp.moveaxis(lax.optimization_barrier(product), 0, -1)
-
-    return lax.platform_dependent(x, cpu=matrix_first, default=direct)
 
 
 def params_sums(params: PyTree, x: jax.Array, h: jax.Array, du: jax.Array, dr: jax.Array) -> PyTree:
@@ -198,7 +175,6 @@ def structured_cell(
     pullback: Callable[..., tuple],
     initial_state: Callable[..., PyTree] = hidden_state,
     recur: Callable[..., jax.Array] = recur,
-    loop_products: Callable[..., tuple] = loop_products,
     params_sums: Callable[..., PyTree] = params_sums,
     emit: Callable[[PyTree], jax.Array] = emit_hidden,
     emit_pullback: Callable[..., PyTree] = emit_hidden_pullback,
@@ -225,7 +201,7 @@ def structured_cell(
         pullback=pullback,
         emit_pullback=emit_pullback,
         drive_pullback=drive_pullback,
-        loop_products=loop_products,
+        recur_pullback=recur_pullback,
         params_sums=params_sums,
         params_gradient=params_gradient,
     )
