@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+import jax
+
 from benchmarks import (
     compilation,
     devices,
@@ -57,7 +59,7 @@ def _measure(benchmark: Benchmark, options: argparse.Namespace, program: str) ->
         record = runner.run(benchmark, settings)
         path = options.output / _file_name(benchmark.name, settings, record["device"]["platform"])
         records.write_json(path, record)
-    except (BenchmarkError, OSError) as error:
+    except (BenchmarkError, OSError, jax.errors.JaxRuntimeError) as error:
         print(f"{program}: error: {error}", file=sys.stderr)
         return 1
     print(f"\nwritten to {path}\n")

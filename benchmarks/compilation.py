@@ -1,4 +1,4 @@
-"""The hand-written gradient compiles about as fast as that of Flax, and its program does not grow with T.
+"""The hand-written gradient compiles within a fifth more time than that of flax.linen, and does not grow with T.
 
 Seconds to trace, lower and compile the gradient of `workloads`, from cold caches in every round.
 """
@@ -68,6 +68,12 @@ def judge(cases: Sequence[Case], rounds: int) -> list[dict[str, Any]]:
             ratio = harness.ratios(ours["seconds"], theirs["seconds"])
             title = f"{case['cell']}, T = {case['T']}: seconds over those of flax.linen"
             found.append(verdicts.at_most(title, TARGET, ratio, rounds))
+        peers = [case["contenders"][peer.name] for peer in JAX_PEERS if peer.name in case["contenders"]]
+        if peers:
+            fastest = min(peers, key=lambda peer: peer["spread"]["median"])
+            ratio = harness.ratios(ours["seconds"], fastest["seconds"])
+            title = f"{case['cell']}, T = {case['T']}: seconds over those of the fastest peer"
+            found.append(verdicts.reported(title, ratio["median"]))
     for cell in dict.fromkeys(case["cell"] for case in cases):
         instructions = {
             c["T"]: c["contenders"][HAND_WRITTEN]["instructions"] for c in cases if c["cell"] == cell
@@ -87,7 +93,7 @@ PLAN = Plan({f"T{steps}": Shape(B=16, T=steps, N=64, D=8) for steps in (100, 100
 
 BENCHMARK = Benchmark(
     name="compile",
-    claim="the hand-written gradient compiles about as fast as that of Flax, and its program does not grow with T",
+    claim="the hand-written gradient compiles nearly as fast as that of flax.linen, and does not grow with T",
     legend=(
         "seconds       to trace, lower and compile, from cold caches, median over rounds",
         "x hand        seconds over the hand-written one's, median over rounds",

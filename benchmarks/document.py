@@ -9,6 +9,7 @@ is generated: for the name of a benchmark, its tables, pictures and verdicts fro
 all claims that do not hold. The rest of the page is written by hand.
 """
 
+import importlib.util
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -32,8 +33,13 @@ def update(benchmarks: Mapping[str, Benchmark], paths: Sequence[Path] = (), page
     """Take the records in some files over, then write the page's tables and pictures from all that are kept.
 
     Raises:
-      BenchmarkError: if a file is no record of these benchmarks, or the page lacks the place for a table.
+      BenchmarkError: if a file is no record of these benchmarks, the page lacks the place for a table, or nothing can
+        draw.
     """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise BenchmarkError(
+            "pictures are drawn by matplotlib, which is not installed; pip install matplotlib."
+        )
     folder = page.parent / FOLDER
     for record in [records.read(path) for path in paths]:
         if record["benchmark"] not in benchmarks:

@@ -1,7 +1,9 @@
 """A gradient needs little temporary memory: the ways of keeping the forward pass, and the peers, as compiled.
 
 What XLA allocates beside arguments and results, in units of T·B·N floats, one state of every step. The time of
-each way stands beside it, for memory can always be had for time. Where the loss is that of the last of many steps,
+each way stands beside it, for memory can always be had for time. Peers keep what they keep unless asked; what
+`jax.checkpoint` makes of automatic differentiation is shown beside them, and reported. Where the loss is that of the
+last of many steps,
 
     ∂/∂θ ‖h_T‖²,
 
@@ -28,6 +30,8 @@ WAYS: Mapping[str, dict[str, Any]] = {
 }
 """This library's ways of keeping the forward pass, and their options."""
 
+REMATERIALISED = "jax.checkpoint"
+
 ALL_STEPS, LAST_STEP = "all steps", "last step"
 
 
@@ -51,6 +55,7 @@ def measure(setup: Setup, loss: str, shape_name: str, shape: Shape, cell: str) -
     problem = workloads.problem(workloads.CELLS[cell], shape, setup.dtype)
     entrants = {name: own.hand_written(cell, *problem, last, **options) for name, options in WAYS.items()}
     entrants |= gradient.others(cell, problem, setup, last)
+    entrants[REMATERIALISED] = own.rematerialised(cell, *problem, last)
     return gradient.compare(entrants, shape, setup, setup.folder(shape_name, cell))
 
 
@@ -108,6 +113,19 @@ def _long(case: Case, rounds: int) -> list[dict[str, Any]]:
         verdicts.at_most(
             f"{title}: time over that of the fastest peer", LONG_TIME_TARGET, _time([case], way), rounds
         ),
+        *_rematerialised(title, case["contenders"][way], case["contenders"].get(REMATERIALISED)),
+    ]
+
+
+def _rematerialised(title: str, ours: Mapping[str, Any], theirs: Mapping[str, Any] | None) -> list[dict]:
+    """What automatic differentiation with checkpoints takes in memory and in time."""
+    if theirs is None:
+        return []
+    saved = theirs["temporary_bytes"] / ours["temporary_bytes"]
+    time = harness.ratios(ours["seconds"], theirs["seconds"])["median"]
+    return [
+        verdicts.reported(f"{title}: temporary memory of autodiff under {REMATERIALISED} over ours", saved),
+        verdicts.reported(f"{title}: time over that of autodiff under {REMATERIALISED}", time),
     ]
 
 

@@ -121,6 +121,8 @@ def machine(record: Mapping[str, Any]) -> str:
     else:
         name = f"{device['kind']}, in a host of {device['cores']} cores"
     hidden = ("python", "rnn_jax", "jaxlib", "numpy")
+    if device["load"]:
+        name += f", load {device['load'][0]:.1f} when it began"
     packages = [f"{p} {v}" for p, v in record["versions"].items() if v and p not in hidden]
     return f"{device['platform']}: {name}; {', '.join(packages)}"
 

@@ -30,6 +30,7 @@ class Entrant(NamedTuple):
       translate: a gradient in the layout of this library's parameters; None for a leaf that it does not have.
       program: the compiled gradient; None for what is not compiled by JAX.
       lacks: parameters of this library's that it does not have: it has less to do, and is shown but not compared.
+      turns: how many steps a turn of the loop takes, for the gradient and for the outputs.
     """
 
     gradient: Callable[[], Any]
@@ -37,6 +38,7 @@ class Entrant(NamedTuple):
     translate: Callable[[Any], PyTree]
     program: harness.Compiled | None
     lacks: tuple[str, ...] = ()
+    turns: tuple[int, int] = (1, 1)
 
 
 class Peer(NamedTuple):
@@ -50,6 +52,7 @@ class Peer(NamedTuple):
       build: `(cell name, parameters, state, xs, last) -> Entrant`; with `last` the loss is that of h_T alone. (For
         what is no gradient, as the peer's file says.)
       obstacle: no argument; why it cannot be compared on this device, or None.
+      turns: steps in a turn of its loop that are tried, which `build` takes as `unroll`; none if it has no such option.
     """
 
     name: str
@@ -58,6 +61,32 @@ class Peer(NamedTuple):
     cells: tuple[str, ...]
     build: Callable[..., Any]
     obstacle: Callable[[], str | None] = lambda: None
+    turns: tuple[int, ...] = ()
+
+
+TURNS = (1, 4)
+"""Steps in a turn: as JAX has it if not asked, and as this library's own loops have it on an accelerator."""
+
+_TRIALS = 3
+
+
+def strongest(peer: Peer, *arguments: Any) -> Entrant:
+    """The peer with as many steps in a turn of its loop as are fastest, by trial, for the gradient and for the outputs.
+
+    `arguments` are those of `Peer.build`.
+    """
+    ways = {n: peer.build(*arguments, unroll=n) for n in peer.turns} or {1: peer.build(*arguments)}
+    gradient = _fastest({n: way.gradient for n, way in ways.items()})
+    outputs = _fastest({n: way.outputs for n, way in ways.items()})
+    return ways[gradient]._replace(outputs=ways[outputs].outputs, turns=(gradient, outputs))
+
+
+def _fastest(calls: dict[int, Callable[[], Any]]) -> int:
+    if len(calls) == 1:
+        return next(iter(calls))
+    names = {str(n): call for n, call in calls.items()}
+    seconds = harness.interleave(names, _TRIALS)
+    return min(calls, key=lambda n: min(seconds[str(n)]))
 
 
 def differentiate(

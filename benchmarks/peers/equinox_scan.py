@@ -3,11 +3,13 @@
 import jax
 from jax import lax
 
-from benchmarks.peers import Entrant, Peer, by_layout, joined
+from benchmarks.peers import TURNS, Entrant, Peer, by_layout, joined
 from rnn_jax.types import PyTree
 
 
-def build(cell_name: str, params: PyTree, state: PyTree, xs: jax.Array, last: bool = False) -> Entrant:
+def build(
+    cell_name: str, params: PyTree, state: PyTree, xs: jax.Array, last: bool = False, unroll: int = 1
+) -> Entrant:
     """The gradient by automatic differentiation of the scan; the cell is its own tree of parameters."""
     import equinox
 
@@ -29,10 +31,10 @@ def build(cell_name: str, params: PyTree, state: PyTree, xs: jax.Array, last: bo
             return carry, (carry[0] if cell_name == "lstm" else carry)
 
         carry = (state.h, state.c) if cell_name == "lstm" else state
-        hs = lax.scan(body, carry, xs)[1]
+        hs = lax.scan(body, carry, xs, unroll=unroll)[1]
         return hs[-1] if last else hs
 
     return by_layout(layout, params, outputs, state, xs)
 
 
-PEER = Peer("equinox", ("equinox",), "pip install equinox", ("gru", "lstm"), build)
+PEER = Peer("equinox", ("equinox",), "pip install equinox", ("gru", "lstm"), build, turns=TURNS)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from benchmarks.peers import Entrant, Peer, by_layout
+from benchmarks.peers import TURNS, Entrant, Peer, by_layout
 from rnn_jax import cells
 from rnn_jax.types import PyTree
 
@@ -49,14 +49,16 @@ _LAYOUTS = {
 }
 
 
-def build(cell_name: str, params: PyTree, state: PyTree, xs: jax.Array, last: bool = False) -> Entrant:
+def build(
+    cell_name: str, params: PyTree, state: PyTree, xs: jax.Array, last: bool = False, unroll: int = 1
+) -> Entrant:
     """The gradient by automatic differentiation of the module."""
     import flax.linen
 
     layout = _LAYOUTS[cell_name]
     hidden_size, dtype = params.w_hh.shape[-1], params.w_hh.dtype
     cell = getattr(flax.linen, layout.cell)(hidden_size, dtype=dtype, param_dtype=dtype)
-    rnn = flax.linen.RNN(cell, time_major=True)
+    rnn = flax.linen.RNN(cell, time_major=True, unroll=unroll)
 
     def outputs(variables, state, xs):
         hs = rnn.apply(variables, xs, initial_carry=layout.carry(state))
@@ -65,4 +67,4 @@ def build(cell_name: str, params: PyTree, state: PyTree, xs: jax.Array, last: bo
     return by_layout(lambda params: {"params": {"cell": layout.params(params)}}, params, outputs, state, xs)
 
 
-PEER = Peer("flax.linen", ("flax.linen",), "pip install flax", tuple(_LAYOUTS), build)
+PEER = Peer("flax.linen", ("flax.linen",), "pip install flax", tuple(_LAYOUTS), build, turns=TURNS)

@@ -5,7 +5,7 @@ Its GRU has no b_hn, so that this part of the gradient is neither computed by it
 
 import jax
 
-from benchmarks.peers import Entrant, Peer, by_layout, joined
+from benchmarks.peers import TURNS, Entrant, Peer, by_layout, joined
 from rnn_jax.types import PyTree
 
 
@@ -25,7 +25,9 @@ _CELLS: dict[str, tuple[str, str, tuple[str, ...]]] = {
 }
 
 
-def build(cell_name: str, params: PyTree, state: PyTree, xs: jax.Array, last: bool = False) -> Entrant:
+def build(
+    cell_name: str, params: PyTree, state: PyTree, xs: jax.Array, last: bool = False, unroll: int = 1
+) -> Entrant:
     """The gradient by automatic differentiation of the module, split into graph and variables."""
     from flax import nnx
 
@@ -33,7 +35,7 @@ def build(cell_name: str, params: PyTree, state: PyTree, xs: jax.Array, last: bo
     dtype = params.w_hh.dtype
     make = getattr(nnx, name)
     cell = make(xs.shape[-1], params.w_hh.shape[-1], dtype=dtype, param_dtype=dtype, rngs=nnx.Rngs(0))
-    graph, _, rest = nnx.split(nnx.RNN(cell, time_major=True, rngs=False), nnx.Param, ...)
+    graph, _, rest = nnx.split(nnx.RNN(cell, time_major=True, unroll=unroll, rngs=False), nnx.Param, ...)
 
     def outputs(variables, state, xs):
         rnn = nnx.merge(graph, nnx.State(variables), rest)
@@ -44,4 +46,4 @@ def build(cell_name: str, params: PyTree, state: PyTree, xs: jax.Array, last: bo
     return by_layout(lambda params: _dense(params, biased), params, outputs, state, xs, lacks)
 
 
-PEER = Peer("flax.nnx", ("flax.nnx",), "pip install flax", tuple(_CELLS), build)
+PEER = Peer("flax.nnx", ("flax.nnx",), "pip install flax", tuple(_CELLS), build, turns=TURNS)

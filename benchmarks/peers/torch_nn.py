@@ -1,4 +1,4 @@
-"""torch's nn.RNN, nn.GRU and nn.LSTM, with their fused kernels: oneDNN's on a CPU, cuDNN's on a GPU of NVIDIA's.
+"""torch's nn.RNN, nn.GRU and nn.LSTM: oneDNN's fused LSTM on a CPU, cuDNN's kernels for all three on a GPU of NVIDIA's.
 
 It runs where JAX does, in full precision and with as many threads. It has two biases where one would do. The second
 is zero here, and its gradient is not asked for, but for the candidate of the GRU, where it is b_hn and is compared.
