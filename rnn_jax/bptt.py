@@ -104,9 +104,7 @@ def bptt(
 
 
 def _gradients(plan, params, state, xs, lengths, kept, cotangents) -> Gradients:
-    swept = sweeps.backward(
-        plan._replace(want_deltas=True), params, state, xs, lengths, kept, cotangents, None
-    )
+    swept = sweeps.backward(plan, params, state, xs, lengths, kept, cotangents, None)
     deltas = jax.tree.map(jnp.add, swept.carried, cotangents)
     return Gradients(swept.params, swept.state, swept.xs, deltas)
 
@@ -253,9 +251,9 @@ def _unroll(plan, params, state, xs, lengths):
 
 
 def _unroll_forward(plan, params, state, xs, lengths):
-    (params, state, xs, lengths), xs_wanted = _primals(params, state, xs, lengths)
+    params, state, xs, lengths = _primals(params, state, xs, lengths)
     states, kept = sweeps.forward(plan, params, state, xs, lengths)
-    return states, (params, state, xs, lengths, kept, xs_wanted)
+    return states, (params, state, xs, lengths, kept)
 
 
 def _unroll_backward(plan, residuals, cotangents):
@@ -272,9 +270,9 @@ def _final_state(plan, params, state, xs, lengths):
 
 
 def _final_state_forward(plan, params, state, xs, lengths):
-    (params, state, xs, lengths), xs_wanted = _primals(params, state, xs, lengths)
+    params, state, xs, lengths = _primals(params, state, xs, lengths)
     last, kept = sweeps.forward_final(plan, params, state, xs, lengths)
-    return last, (params, state, xs, lengths, kept, xs_wanted)
+    return last, (params, state, xs, lengths, kept)
 
 
 def _final_state_backward(plan, residuals, cotangent):
@@ -286,24 +284,14 @@ _final_state.defvjp(_final_state_forward, _final_state_backward, symbolic_zeros=
 
 
 def _primals(*arguments):
-    """The values of arguments of a custom VJP; and whether ∂L/∂x_t is asked for, () or None.
-
-    What goes from a forward to a backward pass is a tree of arrays: a bool would become one.
-    """
-
-    def is_primal(leaf):
-        return isinstance(leaf, CustomVJPPrimal)
-
-    values = jax.tree.map(lambda leaf: leaf.value, arguments, is_leaf=is_primal)
-    _, _, xs, _ = arguments
-    perturbed = any(leaf.perturbed for leaf in jax.tree.leaves(xs, is_leaf=is_primal))
-    return values, () if perturbed else None
+    """The values of arguments of a custom VJP."""
+    is_primal = lambda leaf: isinstance(leaf, CustomVJPPrimal)
+    return jax.tree.map(lambda leaf: leaf.value, arguments, is_leaf=is_primal)
 
 
 def _pull(plan, residuals, cotangents, final_cotangent):
     """The backward pass, for the arguments of the custom VJPs; lengths have no derivative."""
-    params, state, xs, lengths, kept, xs_wanted = residuals
-    plan = plan._replace(want_xs=xs_wanted is not None)
+    params, state, xs, lengths, kept = residuals
     swept = sweeps.backward(plan, params, state, xs, lengths, kept, cotangents, final_cotangent)
     return swept.params, swept.state, swept.xs, None
 

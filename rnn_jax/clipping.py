@@ -78,15 +78,6 @@ def _clipped_cell(cell: Cell, max_norm: float) -> Cell:
         step=_clipped_step(cell.step, max_norm),
         pullback=cell.pullback and pullback,
         step_pullback=cell.step_pullback and step_pullback,
-        recurrent=cell.recurrent and _no_jacobians,
-    )
-
-
-def _no_jacobians(params: PyTree) -> jax.Array:
-    """In place of R, which Jacobians are made of and gradients are not."""
-    raise ValueError(
-        "the cell is one of clip_along_time(), whose derivatives are clipped; take Jacobians and exponents of the cell "
-        "that was clipped."
     )
 
 

@@ -287,6 +287,7 @@ def _parts(cell: Cell, gates: PyTree, previous: PyTree, states: PyTree) -> _Part
 
 def _recurrent(cell: Cell, params: PyTree) -> jax.Array:
     """R, gates first: `(G, N, N)`."""
+    checks.unclipped("a Jacobian from the structure of a cell", cell)
     matrix = cell.recurrent(params)  # type: ignore[misc]
     return matrix.reshape(-1, *matrix.shape[-2:])
 

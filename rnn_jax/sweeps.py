@@ -61,9 +61,6 @@ The other loops of so few numbers XLA compiles as one function, as long as a tur
 _FEW_INPUTS = 8
 """Units to each input from which on the product with the inputs costs little, in whatever pieces."""
 
-_UNITS_TO_TURN = 4
-"""Units to each sequence from which on W h is faster with the weights on the left, on a CPU."""
-
 _CACHED = 2**16
 """Numbers of u_t that are still in a CPU's fast cache when the loop over steps comes to read them."""
 
@@ -79,15 +76,12 @@ class Plan(NamedTuple):
       store: what the forward sweep keeps, one of `STORES`.
       reverse: whether the recurrence runs from t = T down to 1.
       chunk: C, the steps of a chunk of the backward sweep.
-      want_deltas, want_xs: whether what reaches every s_t from later steps, and ∂L/∂x_t, are asked for.
     """
 
     cell: Cell | Step
     store: str
     reverse: bool
     chunk: int
-    want_deltas: bool = False
-    want_xs: bool = True
 
 
 class Kept(NamedTuple):
@@ -110,8 +104,8 @@ class Swept(NamedTuple):
 
     Attributes:
       params, state: ∂L/∂θ and ∂L/∂h_0; of one chunk, its sums and what reaches the state before it.
-      xs: ∂L/∂x_1 … ∂L/∂x_T, or None.
-      carried: J_{t+1}ᵀ δ_{t+1}, what reaches s_t from later steps, t = 1 … T, or None.
+      xs: ∂L/∂x_1 … ∂L/∂x_T.
+      carried: J_{t+1}ᵀ δ_{t+1}, what reaches s_t from later steps, t = 1 … T.
     """
 
     params: PyTree
@@ -325,13 +319,16 @@ def _cached_chunk(chunk, u_t, xs):
     return _evenly(len(xs), min(chunk, max(2, _CACHED // max(1, u_t.size))))
 
 
-def _weights_first(h) -> bool:
-    """Whether W h is faster with the weights on the left, where XLA's CPU backend would pack them anew at every step.
+def _transposed(cell, params, h):
+    """Rᵀ for a loop over steps on a CPU; None where R as it lies is no slower: for one sequence.
 
-    It turns h and the product round instead, which costs more than packing where sequences are many to a unit.
+    XLA there packs the matrix of a product anew at every step, which is faster row by row. The barrier keeps it from
+    putting the transposition back into the product.
     """
     *batch, units = h.shape
-    return _on_a_cpu() and units > _UNITS_TO_TURN * math.prod(batch)
+    if not _on_a_cpu() or math.prod(batch) <= 1:
+        return None
+    return lax.optimization_barrier(cell.recurrent(params).reshape(-1, units).T)
 
 
 def _steps_a_turn(steps: int, tiny: bool = False) -> int:
@@ -351,7 +348,9 @@ def _is_tiny(cell, params, xs) -> bool:
 def _chunked_layer(cell, keep_gates, chunk, params, state, xs, valid):
     """u_t of a chunk in one product, then step by step r_t, a_t and s_t, each written where it stays."""
     steps = len(xs)
-    recur = partial(cell.recur, params, weights_first=_weights_first(jax.eval_shape(cell.emit, state)))
+    recur = partial(
+        cell.recur, params, transposed=_transposed(cell, params, jax.eval_shape(cell.emit, state))
+    )
     new, a = jax.eval_shape(partial(pullbacks.step_and_gates, cell), params, state, xs[0])
     needed = _needed(cell, new, a)
     a_turn = _steps_a_turn(chunk, keep_gates and _is_tiny(cell, params, xs))
@@ -451,7 +450,7 @@ def backward(
     swept = _backward(plan, (params, state, xs, cotangents, final_cotangent), lengths, kept)
     return swept._replace(
         params=_with_float0(params, swept.params),
-        xs=_with_float0(xs, swept.xs) if plan.want_xs else None,
+        xs=_with_float0(xs, swept.xs),
     )
 
 
@@ -477,8 +476,8 @@ def _backward(plan, operands, lengths, kept):
             dL_ds = unrolling.where_valid(own, dL_ds, jax.tree.map(jnp.zeros_like, dL_ds))
             mask = own if mask is None else mask & own.reshape(-1, *[1] * (mask.ndim - 1))
         swept = _sweep(plan.cell, params, x, steps_of_chunk, mask, dL_ds, carried)
-        outputs = (swept.xs if plan.want_xs else None, swept.carried if plan.want_deltas else None)
-        return (swept.state, pullbacks.add(sums, swept.params)), outputs
+        # What of these nobody reads, the compiler leaves out.
+        return (swept.state, pullbacks.add(sums, swept.params)), (swept.xs, swept.carried)
 
     sums = pullbacks.zero_sums(plan.cell, params, state, jax.tree.map(lambda leaf: leaf[0], xs))
     (d_state, sums), outputs = lax.scan(chunk, (carried, sums), np.arange(len(starts)), reverse=True)
@@ -515,8 +514,7 @@ def _plain(plan, operands, lengths):
     ends = jax.tree.map(lambda leaf, last: leaf.at[end].add(last), zeros, final_cotangent)
     d_params, d_state, d_xs, deltas = pull(pullbacks.add(ends, cotangents))
     carried = jax.tree.map(jnp.subtract, deltas, pullbacks.add(zeros, cotangents))
-    d_xs = pullbacks.differentiable(d_xs) if plan.want_xs else None
-    return Swept(pullbacks.differentiable(d_params), d_state, d_xs, carried if plan.want_deltas else None)
+    return Swept(pullbacks.differentiable(d_params), d_state, pullbacks.differentiable(d_xs), carried)
 
 
 def _steps_of_chunk(plan, params, state, kept, x, mask, k, start) -> pullbacks.Chunk:

@@ -146,7 +146,7 @@ def sliding(
     pieces = _cut(cell, params, state, xs, lengths, 1)
 
     def one_lag_more(_, deltas):
-        reaching = _pull(pieces, _fold(1, deltas), states_only=True).state
+        reaching = _pull(pieces, _fold(1, deltas)).state
         # J_tᵀ δ_t is for s_{t−1}: one entry earlier. To s_T nothing comes from later steps.
         return jax.tree.map(lambda leaf, back: leaf.at[:-1].add(back[1:]), cotangents, reaching)
 
@@ -258,10 +258,9 @@ def _cut(cell, params, state, xs, lengths, window: int) -> _Pieces:
     return _Pieces(plan, params, starts, folded, lengths, _fold(window, kept))
 
 
-def _pull(pieces: _Pieces, cotangents: PyTree, *, states_only: bool = False) -> sweeps.Swept:
+def _pull(pieces: _Pieces, cotangents: PyTree) -> sweeps.Swept:
     """The backward sweep of all windows together, from cotangents `(K, W, *B, N)`."""
     plan, params, starts, xs, lengths, kept = pieces
-    plan = plan._replace(want_deltas=not states_only, want_xs=not states_only)
     return sweeps.backward(plan, params, starts, xs, lengths, kept, cotangents, None)
 
 

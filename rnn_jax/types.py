@@ -62,7 +62,7 @@ class Cell(NamedTuple):
       step: `(params, state, x) -> state`.
       emit: `state -> h`, `(*B, N)`.
       drive: `(params, x) -> u`.
-      recur: `(params, h, *, weights_first=False) -> r`, with the weights on the left of the product or on the right.
+      recur: `(params, h, *, transposed=None) -> r`; a loop may have Rᵀ at hand, `(N, N)` or `(N, G · N)`.
       recurrent: `params -> R`, the matrix of `recur`, `(N, N)` or `(G, N, N)`.
       gates: `(u, r) -> a`, a tree of arrays `(*B, N)`: what `update` and `pullback` need of u_t and r_t. The gates of a
         gated cell, the pre-activation of another: what a forward pass may keep for the way back.

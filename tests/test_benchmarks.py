@@ -715,7 +715,7 @@ def test_records_become_tables_and_pictures_and_a_second_time_nothing_changes(pa
         "Before.\n<!-- begin gradient -->\n\n**float32**, preset quick, rounds: 5, 2000-01-01; "
     )
     assert text.endswith("<!-- end missed -->\nAfter.\n")
-    assert "cpu: a processor, 2 cores; jax 1.2.3." in text
+    assert "cpu: a processor, 2 cores, load 0.1 when it began; jax 1.2.3." in text
     assert (
         "| shape | cell | hand-written | flax.linen |\n|---|---|---:|---:|\n| tiny | tanh | 1000 | 2000 |"
         in text

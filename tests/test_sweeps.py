@@ -140,7 +140,7 @@ def test_a_bare_step_with_keys_and_integers_among_its_inputs(store, short_chunks
 def test_deltas_are_the_same_from_chunks_and_from_the_plain_twin(name, short_chunks, float64):
     cell = ALL[name]
     case, cotangents = problem(cell)
-    plan = sweeps.plan(cell, "gates", False, *case)._replace(want_deltas=True)
+    plan = sweeps.plan(cell, "gates", False, *case)
     zeros = jax.tree.map(jnp.zeros_like, case.state)
 
     @jax.jit
@@ -358,24 +358,21 @@ def test_the_products_of_the_loop_are_those_of_the_cell(cell, batch, float64):
     params, h, _ = example(cell, float64, batch=batch)
     h = jnp.asarray(np.random.default_rng(0).normal(size=h.shape))
     r, pull = jax.vjp(partial(cell.recur, params), h)
-    assert_close(cell.recur(params, h, weights_first=True), r, rounding("float64", 2))
+    transposed = cell.recurrent(params).reshape(-1, h.shape[-1]).T
+    assert_close(cell.recur(params, h, transposed=transposed), r, rounding("float64", 2))
     assert_close(cell.recur_pullback(params, r), pull(r)[0], rounding("float64", 2))
 
 
 @pytest.mark.parametrize(
-    ("units", "batch", "cpu", "weights_first"),
-    [(64, (64,), True, False), (128, (2, 8), True, True), (5, (), True, True), (128, (16,), False, False)],
+    ("batch", "cpu", "transposed"), [((2, 3), True, 1), ((1,), True, 0), ((), True, 0), ((6,), False, 0)]
 )
-def test_the_weights_stand_on_the_left_where_sequences_are_few_to_a_unit(
-    units, batch, cpu, weights_first, monkeypatch
-):
+def test_the_recurrent_matrix_is_transposed_once_before_the_loop(batch, cpu, transposed, monkeypatch):
     monkeypatch.setattr(sweeps, "_on_a_cpu", lambda: cpu)
     cell = cells.lstm()
-    params = jax.eval_shape(lambda key: cell.init(key, 3, units), jax.random.key(0))
-    state = jax.eval_shape(lambda params: cell.initial_state(params, batch), params)
-    xs = jax.ShapeDtypeStruct((9, *batch, 3), jnp.float32)
-    program = jax.make_jaxpr(partial(bptt.unroll, cell))(params, state, xs)
-    assert ("optimization_barrier" in str(program)) == weights_first
+    program = jax.make_jaxpr(partial(bptt.unroll, cell))(*example(cell, "float32", batch=batch))
+    scan = re.search(r"^ *(\S+ )+= scan\[", str(program), flags=re.MULTILINE)
+    before = str(program)[: scan.start()].count("optimization_barrier")
+    assert before == str(program).count("optimization_barrier") == transposed
 
 
 WRONG = {

@@ -85,12 +85,12 @@ def _init_reset_after(key: jax.Array, input_size: int, hidden_size: int, **optio
     return GRUParams(*shared, b_hn=jnp.zeros_like(shared.b_h[2]))
 
 
-def _recur(params: GRUParams, h: jax.Array, *, weights_first: bool = False) -> jax.Array:
+def _recur(params: GRUParams, h: jax.Array, *, transposed: jax.Array | None = None) -> jax.Array:
     """R h_{t−1}, with b_hn added to the candidate's product, `(*B, 3, N)`."""
     if not hasattr(params, "b_hn"):
         raise ValueError("params has no b_hn, which gru() needs. Make parameters with gru().init.")
     bias = jnp.where(np.arange(3)[:, None] == 2, params.b_hn[None], 0)
-    return add_bias(recur(params, h, weights_first=weights_first), bias)
+    return add_bias(recur(params, h, transposed=transposed), bias)
 
 
 def _params_sums(params: GRUParams, x, h, du, dr) -> GRUParams:

@@ -37,15 +37,6 @@ def project(weights: jax.Array, x: jax.Array) -> jax.Array:
     return product.reshape(*x.shape[:-1], *weights.shape[:-1])
 
 
-def project_weights_first(weights: jax.Array, x: jax.Array) -> jax.Array:
-    """`project` with the weights on the left, for a loop on a CPU: XLA packs the right operand there, each time."""
-    flat = weights.reshape(-1, weights.shape[-1])
-    product = lax.dot_general(flat, x, (((1,), (x.ndim - 1,)), ((), ())))
-    # The barrier keeps the compiler from turning the product round.
-    product = jnp.moveaxis(lax.optimization_barrier(product), 0, -1)
-    return product.reshape(*x.shape[:-1], *weights.shape[:-1])
-
-
 def gates_together(*gates: jax.Array) -> jax.Array:
     """G arrays `(*B, N)` as one `(*B, G, N)`."""
     # Side by side as the product with the weights reads them: stacked, XLA would compute them a second time for it.
@@ -113,11 +104,13 @@ def drive(params: PyTree, x: jax.Array) -> jax.Array:
     return add_bias(project(params.w_xh, x), params.b_h)
 
 
-def recur(params: PyTree, h: jax.Array, *, weights_first: bool = False) -> jax.Array:
-    """r_t = W_hh h_{t−1}, `(*B, N)` or `(*B, G, N)`."""
+def recur(params: PyTree, h: jax.Array, *, transposed: jax.Array | None = None) -> jax.Array:
+    """r_t = W_hh h_{t−1}, `(*B, N)` or `(*B, G, N)`; with `transposed`, W_hhᵀ as `(N, [G ·] N)`, from that."""
     checks.square("w_hh", params.w_hh.shape)
     checks.operand("h", h, "w_hh", params.w_hh)
-    return (project_weights_first if weights_first else project)(params.w_hh, h)
+    if transposed is None:
+        return project(params.w_hh, h)
+    return (h @ transposed).reshape(*h.shape[:-1], *params.w_hh.shape[:-1])
 
 
 def recurrent(params: PyTree) -> jax.Array:
