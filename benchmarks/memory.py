@@ -155,7 +155,7 @@ BENCHMARK = Benchmark(
     ),
     columns=(
         *KEYS,
-        tables.entry("contender", -12),
+        tables.entry("contender", -14),
         TEMPORARY,
         tables.number("temp MB", 9, "temporary_bytes", scale=1e-6, form="{:.1f}"),
         MEDIAN,

@@ -10,8 +10,8 @@ holds the sequential path and nothing else:
 The loop takes its steps one by one or, on an accelerator and for very few units, several in each turn. What a step
 says of its parameters lives for one chunk only. What the forward sweep keeps is a choice, `store`:
 
-    "gates"         s_t, and what the pullback reads of a_t        S + A numbers a step: A is 0 for tanh, N for leaky,
-                                                                   4 N for GRU and LSTM
+    "gates"         s_t, and what the pullback reads of a_t        S + A numbers a step: A is 4 N for GRU and LSTM, N
+                                                                   for leaky, 0 for tanh, which s_t says all about
     "states"        s_t; the gates are formed again, for a chunk   S numbers a step, one more product with the weights
                     at once
     "checkpoints"   s_t before each chunk of √T steps, and         about √T (2 S + A) numbers, one more forward sweep;
