@@ -141,6 +141,7 @@ def _scaling(figure, cases):
     """A row a cell, a panel an axis: milliseconds against size."""
     cells = list(dict.fromkeys(case["cell"] for case in cases))
     names = list(dict.fromkeys(name for case in cases for name in case["contenders"]))
+    figure.set_figheight(1 + 3 * len(cells))
     axes = figure.subplots(len(cells), 3, squeeze=False, sharey="row")
     for row, cell in zip(axes, cells, strict=True):
         for panel, varied in zip(row, "TNB", strict=True):
@@ -162,5 +163,5 @@ DRAWN: Mapping[str, Picture] = {
     "gradient": Picture("Time over the hand-written gradient's, by cell and shape", (10, 5.0), _gradient),
     "memory": Picture("Peak temporary memory in units of T·B·N floats", (10, 3.6), _memory),
     "roofline": Picture("Parts of the composed limit as shares of the gradient's time", (10, 3.2), _roofline),
-    "scaling": Picture("Time of the gradient against T, N and B, on logarithmic scales", (10, 8), _scaling),
+    "scaling": Picture("Time of the gradient against T, N and B, on logarithmic scales", (10, 4), _scaling),
 }
