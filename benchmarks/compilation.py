@@ -1,4 +1,4 @@
-"""The hand-written gradient compiles within a fifth more time than that of flax.linen, and does not grow with T.
+"""The hand-written gradient compiles nearly as fast as that of flax.linen, and its program does not grow with T.
 
 Seconds to trace, lower and compile the gradient of `workloads`, from cold caches in every round.
 """
@@ -38,11 +38,13 @@ def measure(setup: Setup, shape_name: str, shape: Shape, cell: str) -> dict[str,
     builds = {peer.name: partial(peer.build, cell, *problem) for peer in setup.peers if cell in peer.cells}
     builds = {HAND_WRITTEN: partial(own.hand_written, cell, *problem), **builds}
     programs: dict[str, list[harness.Compiled]] = {name: [] for name in builds}
+    lacks: dict[str, list[str]] = {}
     for number in range(setup.rounds + 1):
         for name, build in builds.items():
-            program = build().program
+            entrant = build()
+            lacks[name] = list(entrant.lacks)
             if number:
-                programs[name].append(program)
+                programs[name].append(entrant.program)
 
     def seconds(name):
         return [program.seconds for program in programs[name]]
@@ -54,6 +56,7 @@ def measure(setup: Setup, shape_name: str, shape: Shape, cell: str) -> dict[str,
             "ratio": harness.ratios(seconds(name), seconds(HAND_WRITTEN)),
             "trace": harness.spread(program.trace_seconds for program in programs[name]),
             "instructions": programs[name][0].instructions,
+            "lacks": lacks[name],
         }
         for name in builds
     }
@@ -68,10 +71,10 @@ def judge(cases: Sequence[Case], rounds: int) -> list[dict[str, Any]]:
             ratio = harness.ratios(ours["seconds"], theirs["seconds"])
             title = f"{case['cell']}, T = {case['T']}: seconds over those of flax.linen"
             found.append(verdicts.at_most(title, TARGET, ratio, rounds))
-        peers = [case["contenders"][peer.name] for peer in JAX_PEERS if peer.name in case["contenders"]]
+        contenders = case["contenders"].items()
+        peers = [each for name, each in contenders if name != HAND_WRITTEN and not each["lacks"]]
         if peers:
-            fastest = min(peers, key=lambda peer: peer["spread"]["median"])
-            ratio = harness.ratios(ours["seconds"], fastest["seconds"])
+            ratio = harness.over_fastest(ours["seconds"], peers)
             title = f"{case['cell']}, T = {case['T']}: seconds over those of the fastest peer"
             found.append(verdicts.reported(title, ratio["median"]))
     for cell in dict.fromkeys(case["cell"] for case in cases):
@@ -93,7 +96,7 @@ PLAN = Plan({f"T{steps}": Shape(B=16, T=steps, N=64, D=8) for steps in (100, 100
 
 BENCHMARK = Benchmark(
     name="compile",
-    claim="the hand-written gradient compiles nearly as fast as that of flax.linen, and does not grow with T",
+    claim="the hand-written gradient compiles nearly as fast as flax.linen's, and its program does not grow with T",
     legend=(
         "seconds       to trace, lower and compile, from cold caches, median over rounds",
         "x hand        seconds over the hand-written one's, median over rounds",

@@ -119,6 +119,17 @@ def ratios(seconds: Iterable[float], reference: Iterable[float]) -> dict[str, fl
     return spread(a / b for a, b in zip(seconds, reference, strict=True))
 
 
+def over_fastest(seconds: Iterable[float], contenders: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """`ratios` to the one of the contenders that is fastest in the median.
+
+    >>> fast, slow = ({"seconds": [s, s], "spread": spread([s, s])} for s in (1.0, 3.0))
+    >>> over_fastest([2.0, 2.0], [slow, fast])["median"]
+    2.0
+    """
+    fastest = min(contenders, key=lambda contender: contender["spread"]["median"])
+    return ratios(seconds, fastest["seconds"])
+
+
 def across(
     spreads: Iterable[Mapping[str, float]], combine: Callable[[Sequence[float]], float]
 ) -> dict[str, float]:

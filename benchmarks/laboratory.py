@@ -99,9 +99,13 @@ def exponent(sizes: Sizes, setup: Setup) -> Question:
     def streamed(params, state, xs):
         return spectrum.lyapunov(cell, params, state, xs, k=1, burn_in=0, align=0, key=start).values
 
+    def start_vector():
+        """As `streamed` draws it."""
+        return spectrum.random_frame(start, sizes.N, 1, setup.dtype)[:, 0]
+
     def materialised(stacked, params, state, xs):
         stack = stacked(cell, params, state, xs)
-        vector = jnp.linalg.qr(jax.random.normal(start, (1, sizes.N), setup.dtype).T)[0][:, 0]
+        vector = start_vector()
 
         def body(vector, jacobian):
             vector = jacobian @ vector
@@ -112,7 +116,6 @@ def exponent(sizes: Sizes, setup: Setup) -> Question:
 
     def pushed(params, state, xs):
         """What `jax.jvp` of the step makes of the same, without a look at how far rounding goes."""
-        vector = jnp.linalg.qr(jax.random.normal(start, (1, sizes.N), setup.dtype).T)[0][:, 0]
 
         def body(carry, x):
             state, vector = carry
@@ -120,7 +123,7 @@ def exponent(sizes: Sizes, setup: Setup) -> Question:
             length = jnp.linalg.norm(vector)
             return (state, vector / length), jnp.log(length)
 
-        return lax.scan(body, (state, vector), xs)[1].mean(keepdims=True)
+        return lax.scan(body, (state, start_vector()), xs)[1].mean(keepdims=True)
 
     contenders = {
         HERE: streamed,

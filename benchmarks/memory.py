@@ -98,8 +98,7 @@ def _time(cases: Sequence[Case], way: str) -> dict[str, float]:
     """Over that of the peer that is fastest in the case, in the median."""
 
     def ratio(case):
-        fastest = min(_peers(case), key=lambda peer: peer["spread"]["median"])
-        return harness.ratios(case["contenders"][way]["seconds"], fastest["seconds"])
+        return harness.over_fastest(case["contenders"][way]["seconds"], _peers(case))
 
     return harness.across(map(ratio, cases), harness.geometric_mean)
 
@@ -113,14 +112,12 @@ def _long(case: Case, rounds: int) -> list[dict[str, Any]]:
         verdicts.at_most(
             f"{title}: time over that of the fastest peer", LONG_TIME_TARGET, _time([case], way), rounds
         ),
-        *_rematerialised(title, case["contenders"][way], case["contenders"].get(REMATERIALISED)),
+        *_rematerialised(title, case["contenders"][way], case["contenders"][REMATERIALISED]),
     ]
 
 
-def _rematerialised(title: str, ours: Mapping[str, Any], theirs: Mapping[str, Any] | None) -> list[dict]:
+def _rematerialised(title: str, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What automatic differentiation with checkpoints takes in memory and in time."""
-    if theirs is None:
-        return []
     saved = theirs["temporary_bytes"] / ours["temporary_bytes"]
     time = harness.ratios(ours["seconds"], theirs["seconds"])["median"]
     return [

@@ -120,9 +120,9 @@ def machine(record: Mapping[str, Any]) -> str:
         name = f"{device['processor']}, {device['cores']} cores"
     else:
         name = f"{device['kind']}, in a host of {device['cores']} cores"
-    hidden = ("python", "rnn_jax", "jaxlib", "numpy")
     if device["load"]:
         name += f", load {device['load'][0]:.1f} when it began"
+    hidden = ("python", "rnn_jax", "jaxlib", "numpy")
     packages = [f"{p} {v}" for p, v in record["versions"].items() if v and p not in hidden]
     return f"{device['platform']}: {name}; {', '.join(packages)}"
 

@@ -278,7 +278,7 @@ def _pad(steps: int, leaf: jax.Array) -> jax.Array:
 
 
 def _fold(window: int, tree: PyTree) -> PyTree:
-    """Leaves (W · K, …) as (K, W, …)."""
+    """Leaves (W · K, …) as (K, W, …); W is given, for -1 is undetermined where the batch is empty."""
     return jax.tree.map(
         lambda leaf: leaf.reshape(len(leaf) // window, window, *leaf.shape[1:]).swapaxes(0, 1), tree
     )
